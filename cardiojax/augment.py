@@ -1,0 +1,77 @@
+"""Keyed augmentation on the device: one transform a study, the same for all slices and both frames."""
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int, UInt8
+
+from cardiojax.config import Augment
+from cardiojax.preprocess import SIZE_PX
+
+
+def augment(key: Array, frames: UInt8[Array, "b s h w 2"], n_slices: Int[Array, " b"],
+            volumes: Float[Array, "b 2"], areas: Float[Array, "b s 2"], config: Augment
+            ) -> tuple[Float[Array, "b s h w 2"], Float[Array, "b 2"], Float[Array, "b s 2"]]:
+    """Frames in [0, 1], with volumes and areas scaled by s² where the image is scaled by s.
+
+    What happens to a study depends on its key and itself alone: the i-th takes `fold_in(key, i)`.
+    """
+    keys = jax.vmap(lambda i: jax.random.fold_in(key, i))(jnp.arange(len(frames)))
+    return jax.vmap(_augment_study, in_axes=(0, 0, 0, 0, 0, None))(keys, frames, n_slices, volumes, areas, config)
+
+
+def _augment_study(key, frames, n, volumes, areas, config: Augment):
+    k = jax.random.split(key, 9)
+
+    def uniform(i, bound):
+        return jax.random.uniform(k[i], minval=-bound, maxval=bound)
+
+    reverse = jax.random.bernoulli(k[0]) & config.reverse
+    frames, areas = reverse_slices(frames, n, reverse), reverse_slices(areas, n, reverse)
+    scale = jnp.exp(uniform(1, jnp.log1p(config.scale)))
+    mirror = jnp.where(jax.random.bernoulli(k[2]) & config.flip, -1.0, 1.0)
+    angle = jnp.deg2rad(uniform(3, config.rotation_deg))
+    shift = jax.random.uniform(k[4], (2,), minval=-1, maxval=1) * config.shift_mm * frames.shape[1] / SIZE_PX
+    warped = warp(frames, angle, mirror, scale, shift)
+    gamma, contrast = jnp.exp(uniform(5, config.intensity)), jnp.exp(uniform(6, config.intensity))
+    brightness = uniform(7, config.intensity / 2)
+    images = jnp.clip((warped**gamma - 0.5) * contrast + 0.5 + brightness, 0.0, 1.0)
+    return images, volumes * scale**2, areas * scale**2
+
+
+def reverse_slices(stack: Array, n: Int[Array, ""], reverse) -> Array:
+    """The first `n` slices in reverse order where `reverse`, the padding where it was."""
+    at = jnp.arange(stack.shape[0])
+    return jnp.take(stack, jnp.where(reverse & (at < n), n - 1 - at, at), axis=0)
+
+
+def warp(frames: UInt8[Array, "s h w 2"], angle, mirror, scale, shift) -> Float[Array, "s h w 2"]:
+    """Rotate by `angle` (radians), mirror (±1), scale and shift (pixels) about the centre: bilinear, 0 outside."""
+    s, h, w, c = frames.shape
+    rows, cols = jnp.meshgrid(jnp.arange(h) - (h - 1) / 2, jnp.arange(w) - (w - 1) / 2, indexing="ij")
+    cos, sin = jnp.cos(angle) / scale, jnp.sin(angle) / scale
+    y = cos * rows - sin * cols + (h - 1) / 2 + shift[0]
+    x = mirror * (sin * rows + cos * cols) + (w - 1) / 2 + shift[1]
+    pixels = frames.transpose(1, 2, 0, 3).reshape(h * w, s * c)
+    y0, x0 = jnp.floor(y), jnp.floor(x)
+    out = jnp.zeros((h * w, s * c))
+    for dy in (0, 1):
+        for dx in (0, 1):
+            row, col = (y0 + dy).astype(jnp.int32), (x0 + dx).astype(jnp.int32)
+            weight = (1 - jnp.abs(y - row)) * (1 - jnp.abs(x - col))
+            inside = (row >= 0) & (row < h) & (col >= 0) & (col < w)
+            at = (jnp.clip(row, 0, h - 1) * w + jnp.clip(col, 0, w - 1)).reshape(-1)
+            out += (weight * inside).reshape(-1, 1) * jnp.take(pixels, at, axis=0)
+    return out.reshape(h, w, s, c).transpose(2, 0, 1, 3) / 255.0
+
+
+def view(frames: UInt8[Array, "b s h w 2"], n_slices: Int[Array, " b"], which: int) -> Float[Array, "b s h w 2"]:
+    """One of 16 exact views of a study in [0, 1]: quarter turns, mirrored, slices reversed. 0 is the study itself.
+
+    Views 0–7 mix all three, so that any first few of them are diverse.
+    """
+    turns, reverse, mirror = which & 3, bool(which & 1) ^ bool(which >> 3 & 1), bool(which >> 2 & 1)
+    if reverse:
+        frames = jax.vmap(reverse_slices, in_axes=(0, 0, None))(frames, n_slices, True)
+    if mirror:
+        frames = frames[:, :, :, ::-1]
+    return jnp.rot90(frames, turns, axes=(2, 3)).astype(jnp.float32) / 255.0

@@ -1,0 +1,73 @@
+"""How predicted volumes agree with the truth: per-study results gathered, every mean taken once at the end."""
+
+import dataclasses
+
+import numpy as np
+from scipy import stats
+
+from cardiojax.units import ef_percent
+
+MEASURES = ("edv", "esv", "ef")
+BOOTSTRAPS = 2000
+
+
+def with_ef(volumes_ml: np.ndarray) -> np.ndarray:
+    """(N, 2) EDV, ESV in ml → (N, 3) with EF in percent."""
+    return np.column_stack([volumes_ml, ef_percent(volumes_ml[:, 0], volumes_ml[:, 1])])
+
+
+@dataclasses.dataclass
+class Accumulator:
+    """Gathers (EDV, ESV) in ml; `mean_predictor` is the training studies' mean (EDV ml, ESV ml, EF %)."""
+
+    mean_predictor: np.ndarray
+    predicted: list[np.ndarray] = dataclasses.field(default_factory=list)
+    truth: list[np.ndarray] = dataclasses.field(default_factory=list)
+
+    def add(self, predicted_ml: np.ndarray, truth_ml: np.ndarray):
+        """Predicted and true volumes, (B, 2) each, real studies only."""
+        self.predicted.append(np.asarray(predicted_ml, np.float64))
+        self.truth.append(np.asarray(truth_ml, np.float64))
+
+    def result(self) -> dict[str, dict]:
+        """`edv`, `esv` (ml), `ef` (points) → `agreement`, with the mean predictor's RMSE beside."""
+        predicted, truth = with_ef(np.concatenate(self.predicted)), with_ef(np.concatenate(self.truth))
+        return {name: {**agreement(predicted[:, k], truth[:, k]),
+                       "rmse_mean_predictor": rmse(np.full(len(truth), self.mean_predictor[k]), truth[:, k])}
+                for k, name in enumerate(MEASURES)}
+
+    def flat(self) -> dict[str, float]:
+        """The few figures to watch while training."""
+        return {f"{name}_{key}": values[key] for name, values in self.result().items()
+                for key in ("rmse", "r", "rmse_mean_predictor")}
+
+
+def rmse(predicted: np.ndarray, truth: np.ndarray) -> float:
+    return float(np.sqrt(np.mean((predicted - truth) ** 2)))
+
+
+def agreement(predicted: np.ndarray, truth: np.ndarray) -> dict:
+    """RMSE, SD of the errors, MAE with bootstrapped 95 % CI, Pearson r, Bland–Altman bias and limits (± 1.96 SD).
+
+    What one study cannot have (SD, r) is NaN.
+    """
+    error = predicted - truth
+    several = len(error) > 1
+    sd = float(error.std(ddof=1)) if several else float("nan")
+    spread = several and predicted.std() > 0 and truth.std() > 0
+    bias = float(error.mean())
+    return {
+        "rmse": rmse(predicted, truth),
+        "sd": sd,
+        "mae": float(np.abs(error).mean()),
+        "mae_ci95": bootstrap_ci95(np.abs(error)),
+        "r": float(stats.pearsonr(predicted, truth).statistic) if spread else float("nan"),
+        "bias": bias,
+        "loa": [bias - 1.96 * sd, bias + 1.96 * sd],
+    }
+
+
+def bootstrap_ci95(values: np.ndarray) -> list[float]:
+    """Percentile bootstrap of the mean, 2,000 draws with a fixed seed."""
+    draws = np.random.default_rng(0).integers(len(values), size=(BOOTSTRAPS, len(values)))
+    return [float(q) for q in np.quantile(values[draws].mean(axis=1), [0.025, 0.975])]

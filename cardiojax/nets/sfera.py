@@ -1,0 +1,131 @@
+"""SFERA: a residual encoder of each slice, a BiLSTM over the stack, volumes out (paper, Methods, Fig. 7)."""
+
+from typing import Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Float, Int
+
+from cardiojax.nets.conv import Conv, max_pool_2x2
+
+MOMENTUM = 0.9             # share of the old value in the running statistics
+TYPICAL_SLICES = 10.0      # keeps the summed features of a stack of the order of one slice's
+
+
+class SferaOutput(NamedTuple):
+    """volumes: (B, 2) EDV and ESV, scaled (see `train.sfera.Scaling`); features: (B, 256) what the ridge reads;
+    areas: (B, S, 2) each slice's share of the volumes × 10, zero on padding (meaningful with readout "sum")."""
+
+    volumes: Float[Array, "b 2"]
+    features: Float[Array, "b f"]
+    areas: Float[Array, "b s 2"]
+
+
+class MaskedBatchNorm(nnx.Module):
+    """Batch normalisation whose statistics weigh each image by `weight` (0 for padding), summed over replicas.
+
+    Kept are the running mean and mean square, so that statistics of several batches average exactly.
+    """
+
+    def __init__(self, channels: int, epsilon: float = 1e-5):
+        self.scale, self.bias = nnx.Param(jnp.ones(channels)), nnx.Param(jnp.zeros(channels))
+        self.mean, self.square = nnx.BatchStat(jnp.zeros(channels)), nnx.BatchStat(jnp.ones(channels))
+        self.epsilon = epsilon
+
+    def __call__(self, x: Float[Array, "n h w c"], weight: Float[Array, " n"], train: bool,
+                 axis_name: str | None = None) -> Float[Array, "n h w c"]:
+        mean, square = self.mean[...], self.square[...]
+        if train:
+            x32 = x.astype(jnp.float32)
+            count = weight.sum() * (x.shape[1] * x.shape[2])
+            total = jnp.einsum("nhwc,n->c", x32, weight)
+            total_square = jnp.einsum("nhwc,n->c", x32 * x32, weight)
+            if axis_name is not None:
+                count, total, total_square = jax.lax.psum((count, total, total_square), axis_name)
+            count = jnp.maximum(count, 1.0)
+            mean, square = total / count, total_square / count
+            for running, new in ((self.mean, mean), (self.square, square)):
+                running[...] = MOMENTUM * running[...] + (1 - MOMENTUM) * jax.lax.stop_gradient(new)
+        variance = jnp.maximum(square - mean**2, 0.0)
+        factor = self.scale[...] * jax.lax.rsqrt(variance + self.epsilon)
+        return x * factor.astype(x.dtype) + (self.bias[...] - mean * factor).astype(x.dtype)
+
+
+class ResidualBlock(nnx.Module):
+    """Two 3×3 convolutions with BN, a 1×1 shortcut, ReLU, 2×2 max-pool."""
+
+    def __init__(self, fin: int, fout: int, dtype, rngs: nnx.Rngs):
+        self.conv_0 = Conv(fin, fout, 3, dtype, rngs)
+        self.conv_1 = Conv(fout, fout, 3, dtype, rngs)
+        self.conv_s = Conv(fin, fout, 1, dtype, rngs)
+        self.norm_0, self.norm_1, self.norm_s = (MaskedBatchNorm(fout) for _ in range(3))
+
+    def __call__(self, x, weight, train: bool, axis_name: str | None):
+        h = nnx.relu(self.norm_0(self.conv_0(x), weight, train, axis_name))
+        h = self.norm_1(self.conv_1(h), weight, train, axis_name)
+        h = nnx.relu(h + self.norm_s(self.conv_s(x), weight, train, axis_name))
+        return max_pool_2x2(h)
+
+
+class Sfera(nnx.Module):
+    """Stacks of (ED, ES) slices → scaled EDV and ESV.
+
+    readout "final" reads the BiLSTM's two final states (the paper); "sum" adds its outputs over the slices, so
+    that a volume is a sum over slices as in Simpson's rule.
+    """
+
+    def __init__(self, *, size_px: int, width: int, blocks: int, spatial_features: int, lstm_features: int,
+                 readout: Literal["sum", "final"], dropout: float, dtype, rngs: nnx.Rngs):
+        if size_px < 2**blocks:
+            raise ValueError(f"{blocks} blocks halve {size_px} pixels to nothing; use at most "
+                             f"{size_px.bit_length() - 1}")
+        channels = [2] + [width * 2**i for i in range(blocks)]
+        self.blocks = nnx.List([ResidualBlock(a, b, dtype, rngs)
+                                for a, b in zip(channels[:-1], channels[1:], strict=True)])
+        side = size_px // 2**blocks
+        self.spatial = nnx.Linear(side * side * channels[-1], spatial_features, dtype=dtype, rngs=rngs)
+        self.lstm = nnx.Bidirectional(*(
+            nnx.RNN(nnx.OptimizedLSTMCell(spatial_features, lstm_features, rngs=rngs), return_carry=True, rngs=rngs)
+            for _ in range(2)), return_carry=True, rngs=rngs)
+        self.head = nnx.Linear(2 * lstm_features, 2, use_bias=False, rngs=rngs)
+        self.offset = nnx.Param(jnp.full(2, 0.3))
+        self.readout, self.dtype, self.dropout = readout, dtype, dropout
+
+    def encode(self, images: Float[Array, "n h w 2"], weight: Float[Array, " n"], train: bool,
+               axis_name: str | None = None) -> Float[Array, "n f"]:
+        """Slices in [0, 1] → spatial features; `weight` 0 marks padding."""
+        x = (images - 0.5).astype(self.dtype)
+        for block in self.blocks:
+            x = block(x, weight, train, axis_name)
+        return nnx.relu(self.spatial(x.reshape(len(x), -1))).astype(jnp.float32)
+
+    def __call__(self, frames: Float[Array, "b s h w 2"], n_slices: Int[Array, " b"], *, train: bool = False,
+                 budget: int | None = None, dropout_key: Array | None = None, axis_name: str | None = None
+                 ) -> SferaOutput:
+        """frames in [0, 1]; the first `n_slices` of each stack are real. Padding changes nothing.
+
+        budget: a static bound on the real slices of the batch. Only that many are convolved (packed, then
+        scattered back); None convolves the padding too.
+        """
+        b, s = frames.shape[:2]
+        real = jnp.arange(s) < n_slices[:, None]
+        flat = frames.reshape(b * s, *frames.shape[2:])
+        if budget is None or budget >= b * s:
+            spatial = self.encode(flat, real.reshape(-1).astype(jnp.float32), train, axis_name)
+        else:
+            (at,) = jnp.nonzero(real.reshape(-1), size=budget, fill_value=b * s)
+            packed = jnp.take(flat, at, axis=0, mode="fill", fill_value=0.0)
+            encoded = self.encode(packed, (at < b * s).astype(jnp.float32), train, axis_name)
+            spatial = jnp.zeros((b * s, encoded.shape[-1]), encoded.dtype).at[at].set(encoded, mode="drop")
+        spatial = spatial.reshape(b, s, -1) * real[..., None]
+        if dropout_key is not None and self.dropout > 0:
+            keep = jax.random.bernoulli(dropout_key, 1 - self.dropout, (b, 1, spatial.shape[-1]))
+            spatial = spatial * keep / (1 - self.dropout)
+        (forward, backward), outputs = self.lstm(spatial, seq_lengths=n_slices)
+        outputs = outputs * real[..., None]
+        if self.readout == "sum":
+            features = outputs.sum(axis=1) / TYPICAL_SLICES
+        else:
+            features = jnp.concatenate([forward[1], backward[1]], axis=-1)
+        return SferaOutput(self.head(features) + self.offset[...], features, self.head(outputs))

@@ -1,0 +1,122 @@
+"""Where slices lie: positions along the normal, base → apex order, masks onto slices by physical position."""
+
+import dataclasses
+import logging
+
+import nibabel as nib
+import numpy as np
+from scipy import ndimage
+from scipy.optimize import linear_sum_assignment
+
+log = logging.getLogger("cardiojax")
+
+# Short-axis slices run from base to apex towards the patient's left, front and feet (LPS axes).
+TOWARDS_APEX = np.array([1.0, -1.0, -1.0]) / np.sqrt(3)
+DECISIVE = 0.7          # cosine: within 45° of that direction, the orientation decides the order
+MASK_TOLERANCE_MM = 3.0
+
+
+@dataclasses.dataclass(frozen=True)
+class Plane:
+    """The grid of one slice in patient space (LPS, mm), as DICOM gives it.
+
+    `origin` is the centre of the first pixel, `along_row` the direction in which the column index grows,
+    `along_col` that of the row index, `spacing_mm` is (row, column), `shape` (rows, columns).
+    """
+
+    origin: np.ndarray
+    along_row: np.ndarray
+    along_col: np.ndarray
+    spacing_mm: tuple[float, float]
+    shape: tuple[int, int]
+
+    @property
+    def normal(self) -> np.ndarray:
+        return np.cross(self.along_row, self.along_col)
+
+    def same_grid(self, other: "Plane") -> bool:
+        """Same shape, spacing and in-plane axes; the position does not matter."""
+        return (self.shape == other.shape and np.allclose(self.spacing_mm, other.spacing_mm, rtol=1e-3)
+                and float(self.along_row @ other.along_row) > 0.99
+                and float(self.along_col @ other.along_col) > 0.99)
+
+    def pixels_mm(self) -> np.ndarray:
+        """Patient coordinates (LPS) of every pixel centre, (rows, columns, 3)."""
+        rows, cols = np.meshgrid(*map(np.arange, self.shape), indexing="ij")
+        return (self.origin + rows[..., None] * self.spacing_mm[0] * self.along_col
+                + cols[..., None] * self.spacing_mm[1] * self.along_row)
+
+    def indices_of(self, points_mm: np.ndarray) -> np.ndarray:
+        """(row, column) indices, first axis, of points projected onto this plane."""
+        delta = points_mm - self.origin
+        return np.stack([delta @ self.along_col / self.spacing_mm[0], delta @ self.along_row / self.spacing_mm[1]])
+
+
+def regrid(image: np.ndarray, source: Plane, target: Plane) -> np.ndarray:
+    """An image on the grid of another slice of the stack, each projected along the normal (linear)."""
+    return ndimage.map_coordinates(image, source.indices_of(target.pixels_mm()), order=1, mode="nearest")
+
+
+def towards_apex(normal: np.ndarray, study_id: str, acquisition_order: float) -> int:
+    """+1 where base → apex runs along `normal`, −1 where against it.
+
+    `acquisition_order` > 0 says that the slices were acquired (or stored) along the normal; it decides where
+    the orientation does not.
+    """
+    cosine = float(normal @ TOWARDS_APEX) / max(float(np.linalg.norm(normal)), 1e-9)
+    if abs(cosine) >= DECISIVE:
+        log.info("study %s: base to apex by the slices' orientation", study_id)
+        return 1 if cosine > 0 else -1
+    log.info("study %s: base to apex by acquisition order (the orientation does not decide)", study_id)
+    return 1 if acquisition_order >= 0 else -1
+
+
+def slice_spacing_mm(positions_mm: np.ndarray, study_id: str, fallback_mm: float | None) -> float:
+    """The usual distance between neighbouring slices; gaps are named in the log.
+
+    One slice alone takes `fallback_mm` (the thickness), NaN where that is unknown too.
+    """
+    if len(positions_mm) < 2:
+        log.warning("study %s: a single slice, so its thickness stands for the slice spacing", study_id)
+        return float("nan") if fallback_mm is None else fallback_mm
+    steps = np.abs(np.diff(positions_mm))
+    spacing = float(np.median(steps))
+    for i in np.flatnonzero(steps > 1.5 * spacing):
+        log.warning("study %s: gap of %.1f mm between slices %d and %d (usual spacing %.1f mm)",
+                    study_id, steps[i], i + 1, i + 2, spacing)
+    return spacing
+
+
+def masks_onto(planes: list[Plane], mask: nib.nifti1.Nifti1Image, study_id: str, phase: str) -> np.ndarray:
+    """A 3D label image on the grids of DICOM slices: (S, H, W) uint8, matched by position, not by order.
+
+    Planes pair one to one within 3 mm. A slice without a partner is background and is named, and so is a mask
+    plane without a slice.
+    """
+    to_voxel = np.linalg.inv(mask.affine @ np.diag([1.0, 1, 1, 1]))
+    labels = np.asarray(mask.dataobj)
+    if labels.ndim != 3:
+        raise ValueError(f"mask of shape {labels.shape}, expected three axes")
+    normal = planes[0].normal
+    lps = np.diag([-1.0, -1, 1, 1]) @ mask.affine
+    middle = [(labels.shape[0] - 1) / 2, (labels.shape[1] - 1) / 2]
+    mask_mm = np.array([(lps @ [*middle, k, 1])[:3] @ normal for k in range(labels.shape[2])])
+    slice_mm = np.array([p.pixels_mm()[p.shape[0] // 2, p.shape[1] // 2] @ normal for p in planes])
+    distance = np.abs(slice_mm[:, None] - mask_mm[None, :])
+    pairs = {int(s): int(k) for s, k in zip(*linear_sum_assignment(np.minimum(distance, 1e3)), strict=True)
+             if distance[s, k] <= MASK_TOLERANCE_MM}
+    out = np.zeros((len(planes), *planes[0].shape), np.uint8)
+    for s, plane in enumerate(planes):
+        if s not in pairs:
+            log.warning("study %s: %s slice %d at %.1f mm has no mask plane within %g mm, taken as background",
+                        study_id, phase, s + 1, slice_mm[s], MASK_TOLERANCE_MM)
+            continue
+        points = plane.pixels_mm() * [-1, -1, 1]            # LPS → RAS
+        voxel = points @ to_voxel[:3, :3].T + to_voxel[:3, 3]
+        voxel[..., 2] = pairs[s]
+        out[s] = ndimage.map_coordinates(labels, np.moveaxis(voxel, -1, 0), order=0, mode="constant")
+    for k in sorted(set(range(labels.shape[2])) - set(pairs.values())):
+        if labels[:, :, k].any():
+            log.warning("study %s: %s mask plane %d at %.1f mm has no slice within %g mm, dropped",
+                        study_id, phase, k + 1, mask_mm[k], MASK_TOLERANCE_MM)
+    return out

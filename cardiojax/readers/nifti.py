@@ -1,0 +1,110 @@
+"""NIfTI ED/ES pairs → `Study`: ACDC's layout, ukbb_cardiac's, or any two files."""
+
+import configparser
+import logging
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+
+from cardiojax.readers import geometry
+from cardiojax.errors import StudyError
+from cardiojax.study import Study
+
+log = logging.getLogger("cardiojax")
+
+ACDC_LABELS = {1: 3, 2: 2, 3: 1}        # theirs: 1 RV, 2 myocardium, 3 LV
+Pair = tuple[Path, Path]
+
+
+def read_nifti_study(frames: Pair, masks: Pair | None = None, label_map: dict[int, int] | None = None,
+                     study_id: str = "") -> Study:
+    """Two 3D images (x, y, z), ED and ES, → Study with slices along z, base → apex.
+
+    Spacings come from pixdim: published affines may lack them. `label_map` turns the file's labels into ours.
+    Raises StudyError with one line where a file is missing, unreadable or of another shape.
+    """
+    ed, es = (load(f, study_id) for f in frames)
+    if ed.shape != es.shape or len(ed.shape) != 3:
+        raise StudyError(f"study {study_id}: ED {ed.shape} and ES {es.shape} must be 3D and of one shape")
+    zooms = tuple(float(z) for z in ed.header.get_zooms()[:3])
+    if not np.allclose(np.linalg.norm(ed.affine[:3, :3], axis=0), zooms, rtol=1e-2):
+        log.info("study %s: the affine lacks the spacing, pixdim %s mm is used", study_id, zooms)
+    labels = None
+    if masks:
+        planes = [load(m, study_id) for m in masks]
+        for mask in planes:
+            if mask.shape != ed.shape:
+                raise StudyError(f"study {study_id}: mask of shape {mask.shape}, image of {ed.shape}")
+        labels = stack([pixels(m, study_id) for m in planes])
+        labels = relabel(labels, label_map, study_id)
+    images = stack([pixels(i, study_id).astype(np.float32) for i in (ed, es)])
+    normal_lps = ed.affine[:3, 2] * [-1, -1, 1]
+    if geometry.towards_apex(normal_lps, study_id, acquisition_order=1.0) < 0:
+        images, labels = images[::-1], None if labels is None else labels[::-1]
+    return Study(study_id=study_id, frames=images, masks=labels, slice_spacing_mm=zooms[2],
+                 pixel_spacing_mm=(zooms[1], zooms[0]))
+
+
+def read_acdc(folder: Path) -> Study:
+    """One patient of ACDC (Bernard et al. 2018): Info.cfg names the frames; masks where `_gt` stands beside."""
+    folder = Path(folder)
+    info = acdc_info(folder)
+    stems = [f"{folder.name}_frame{int(info[phase]):02d}" for phase in ("ED", "ES")]
+    frames = tuple(existing(folder, stem) for stem in stems)
+    masks = tuple(existing(folder, f"{stem}_gt", required=False) for stem in stems)
+    return read_nifti_study(frames, masks if all(masks) else None, ACDC_LABELS, folder.name)
+
+
+def acdc_info(folder: Path) -> dict[str, str]:
+    """ED and ES (1-based frames), Group and the rest of Info.cfg. Raises StudyError where ED or ES is missing."""
+    parser = configparser.ConfigParser()
+    parser.optionxform = str
+    try:
+        parser.read_string("[info]\n" + (folder / "Info.cfg").read_text())
+        info = dict(parser["info"])
+        int(info["ED"]), int(info["ES"])
+    except (OSError, configparser.Error, KeyError, ValueError) as error:
+        raise StudyError(f"study {folder.name}: Info.cfg does not name the ED and ES frames ({error})") from None
+    return info
+
+
+def existing(folder: Path, stem: str, required: bool = True) -> Path | None:
+    for suffix in (".nii.gz", ".nii"):
+        if (folder / (stem + suffix)).is_file():
+            return folder / (stem + suffix)
+    if required:
+        raise StudyError(f"study {folder.name}: {stem}.nii.gz is missing")
+    return None
+
+
+def load(file: Path, study_id: str) -> nib.nifti1.Nifti1Image:
+    try:
+        return nib.load(file)
+    except (OSError, nib.filebasedimages.ImageFileError, EOFError) as error:
+        raise StudyError(f"study {study_id}: cannot read {Path(file).name} ({' '.join(str(error).split())})") from None
+
+
+def pixels(image: nib.nifti1.Nifti1Image, study_id: str) -> np.ndarray:
+    try:
+        return np.asarray(image.dataobj)
+    except (OSError, EOFError, ValueError, nib.filebasedimages.ImageFileError) as error:
+        name = Path(image.get_filename() or "image").name
+        raise StudyError(f"study {study_id}: {name} is truncated ({' '.join(str(error).split())})") from None
+
+
+def stack(pair: list[np.ndarray]) -> np.ndarray:
+    """Two (x, y, z) volumes → (z, y, x, 2), so that rows run along y as in DICOM."""
+    return np.stack([v.transpose(2, 1, 0) for v in pair], axis=-1)
+
+
+def relabel(labels: np.ndarray, label_map: dict[int, int] | None, study_id: str) -> np.ndarray:
+    if label_map is None:
+        return labels.astype(np.uint8)
+    unknown = sorted(set(np.unique(labels).tolist()) - {0, *label_map})
+    if unknown:
+        raise StudyError(f"study {study_id}: unknown labels {unknown} in the masks")
+    out = np.zeros(labels.shape, np.uint8)
+    for theirs, ours in label_map.items():
+        out[labels == theirs] = ours
+    return out

@@ -1,0 +1,42 @@
+"""Bayesian ridge on SFERA's features: fitted by scikit-learn, evaluated in JAX with its standard deviation."""
+
+from typing import NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+from sklearn.linear_model import BayesianRidge
+
+
+class Ridge(NamedTuple):
+    """Two regressions, EDV and ESV, on the same features (scaled volumes, see `train.sfera.Scaling`).
+
+    coef (2, F), intercept (2,), centre (F,), covariance (2, F, F) of the coefficients, noise_var (2,),
+    residual_corr (): correlation of the EDV and ESV residuals on the data of the fit.
+    """
+
+    coef: Array
+    intercept: Array
+    centre: Array
+    covariance: Array
+    noise_var: Array
+    residual_corr: Array
+
+    def predict(self, features: Float[Array, "n f"]) -> tuple[Float[Array, "n 2"], Float[Array, "n 2"]]:
+        """Mean and standard deviation √((x − x̄)ᵀ Σ (x − x̄) + 1/α), as `BayesianRidge.predict(return_std=True)`."""
+        mean = features @ self.coef.T + self.intercept
+        centred = features - self.centre
+        spread = jnp.einsum("nf,kfg,ng->nk", centred, self.covariance, centred)
+        return mean, jnp.sqrt(jnp.maximum(spread, 0.0) + self.noise_var)
+
+
+def fit(features: Float[np.ndarray, "n f"], targets: Float[np.ndarray, "n 2"]) -> Ridge:
+    """Fit EDV and ESV (columns of `targets`) on (N, F) features. Needs at least two studies."""
+    features, targets = np.asarray(features, np.float64), np.asarray(targets, np.float64)
+    models = [BayesianRidge().fit(features, targets[:, k]) for k in range(2)]
+    residuals = np.stack([targets[:, k] - m.predict(features) for k, m in enumerate(models)])
+    spread = residuals.std(axis=1)
+    corr = np.corrcoef(residuals)[0, 1] if (spread > 1e-9).all() else 0.0
+    return Ridge(*(np.asarray(a, np.float32) for a in (
+        np.stack([m.coef_ for m in models]), np.array([m.intercept_ for m in models]), models[0].X_offset_,
+        np.stack([m.sigma_ for m in models]), np.array([1 / m.alpha_ for m in models]), corr)))

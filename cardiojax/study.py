@@ -1,0 +1,71 @@
+"""`Study`: the one value that every room of the house reads, makes or passes on."""
+
+import dataclasses
+
+import numpy as np
+
+from cardiojax import units
+from cardiojax.errors import StudyError
+
+ED, ES = 0, 1
+
+
+@dataclasses.dataclass(frozen=True)
+class Study:
+    """One short-axis study at end-diastole and end-systole.
+
+    frames: (S, H, W, 2), slices base → apex, ED then ES in the last axis. As read: any real values; as
+        prepared and stored: uint8, 0–255 for [0, 1].
+    masks: (S, H, W, 2) uint8 labels (`units.LABELS`), or None where there are none.
+    slice_spacing_mm: distance between the centres of neighbouring slices.
+    pixel_spacing_mm: (row, column).
+    volumes_ml: (EDV, ESV), either NaN where unknown, or None where neither is known.
+    source: the dataset it comes from; ancestor: `study_id` of the real patient a synthetic one descends from.
+
+    Raises StudyError where the parts do not fit together.
+    """
+
+    study_id: str
+    frames: np.ndarray
+    slice_spacing_mm: float
+    pixel_spacing_mm: tuple[float, float] = (1.0, 1.0)
+    masks: np.ndarray | None = None
+    volumes_ml: np.ndarray | None = None
+    source: str = ""
+    ancestor: str = ""
+
+    def __post_init__(self):
+        frames, masks = self.frames, self.masks
+        self._require(frames.ndim == 4 and frames.shape[-1] == 2,
+                      f"frames must be (slices, height, width, 2), not {frames.shape}")
+        self._require(frames.shape[0] > 0, "no slice has both an ED and an ES frame")
+        self._require(min(frames.shape[1:3]) > 1, f"frames of {frames.shape[1]}×{frames.shape[2]} pixels")
+        bad = int((~np.isfinite(frames)).sum()) if frames.dtype.kind == "f" else 0
+        self._require(not bad, f"{bad} pixels are NaN or infinite")
+        for what, value in (("slice spacing", self.slice_spacing_mm), ("row spacing", self.pixel_spacing_mm[0]),
+                            ("column spacing", self.pixel_spacing_mm[1])):
+            self._require(np.isfinite(value) and value > 0, f"{what} is {value:g} mm, must be positive")
+        if masks is not None:
+            self._require(masks.shape == frames.shape, f"masks {masks.shape} do not match frames {frames.shape}")
+            known = masks.dtype.kind == "u" and masks.max() < len(units.LABELS)      # quick, and nearly always true
+            unknown = [] if known else sorted(set(np.unique(masks).tolist()) - set(range(len(units.LABELS))))
+            self._require(not unknown, f"unknown labels {unknown} in the masks (known: 0–{len(units.LABELS) - 1})")
+        if self.volumes_ml is not None:
+            edv, esv = self.volumes_ml
+            self._require(not (edv <= 0 or esv < 0), f"volumes EDV {edv:g}, ESV {esv:g} ml are not positive")
+            self._require(not esv > edv, f"ESV {esv:g} ml is larger than EDV {edv:g} ml")
+
+    def _require(self, condition: bool, message: str):
+        if not condition:
+            raise StudyError(f"study {self.study_id}: {message}")
+
+    def __len__(self) -> int:
+        return self.frames.shape[0]
+
+    def replace(self, **changes) -> "Study":
+        return dataclasses.replace(self, **changes)
+
+    def volumes_from_masks_ml(self) -> np.ndarray:
+        """(EDV, ESV) in ml by Simpson on the masks. Raises StudyError where there are none."""
+        self._require(self.masks is not None, "has no masks to measure")
+        return units.simpson_ml(units.lv_area_mm2(self.masks, self.pixel_spacing_mm), self.slice_spacing_mm)

@@ -1,0 +1,138 @@
+"""The only training loop: restore, step, watch, evaluate, save; a task says what a step and an evaluation are."""
+
+import logging
+import math
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from typing import Any, Protocol
+
+import jax
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from cardiojax.errors import Preempted, TrainingDiverged
+from cardiojax.train.parallel import Parallel
+from cardiojax.train.run import Run
+
+log = logging.getLogger("cardiojax")
+
+LOG_EVERY = 10            # steps; losses stay on the device until then
+SAY_EVERY_S = 30.0        # between lines where the output is no terminal
+
+
+class Task(Protocol):
+    """What the loop needs. `step` is pure: (state, batch, key) → (state, metrics), with `loss` among the metrics."""
+
+    def init(self, key: jax.Array) -> Any: ...
+    def batches(self, seed: int, process: int = 0, processes: int = 1) -> Iterator: ...
+    def step(self, state: Any, batch: Any, key: jax.Array, axis_name: str | None = None) -> tuple[Any, dict]: ...
+    def evaluate(self, state: Any) -> tuple[dict[str, float], dict]: ...
+    def score(self, metrics: dict[str, float]) -> float: ...
+
+
+def fit(task: Task, run: Run, *, steps: int, batch: int, evaluate_every: int, seed: int, keep: str = "last",
+        parallel: Parallel) -> dict[str, float]:
+    """Train to `steps`, going on from the run's latest checkpoint. Returns the last evaluation's metrics.
+
+    In this order: the newest checkpoint with its place in the data; steps, each with a key folded from the seed
+    and the step; every `evaluate_every` steps an evaluation, its model and a checkpoint; at SIGTERM a checkpoint.
+    Raises TrainingDiverged at a loss that is not finite, Preempted after SIGTERM once everything is saved.
+    """
+    init_key, step_key = jax.random.split(jax.random.key(seed))
+    state, batches = task.init(init_key), task.batches(seed, jax.process_index(), jax.process_count())
+    if restored := run.restore(state):
+        state, data_state = restored
+        batches.set_state(data_state)
+        log.info("resumed at step %d", int(state.step))
+    start, metrics, best = int(state.step), {}, run.best_score()
+    state = parallel.place(state)
+    pending: list[tuple[int, dict]] = []
+    with StopSignal() as stop, Line(steps, start, batch) as line:
+        for at in range(start + 1, steps + 1):
+            state, values = parallel.step(state, next(batches), step_key)
+            pending.append((at, values))
+            last = at == steps
+            if at % LOG_EVERY == 0 or last or stop.requested or at % evaluate_every == 0:
+                line.show(at, record(pending, run))
+                pending.clear()
+            if at % evaluate_every == 0 or last:
+                metrics, model = task.evaluate(parallel.one(state))
+                score = task.score(metrics)
+                run.log(at, {**metrics, "score": score}, "validation")
+                line.say(f"step {at}: " + ", ".join(f"{k} {v:.3g}" for k, v in metrics.items()
+                                                    if "mean_predictor" not in k) + f", score {score:.3f}")
+                if keep == "last" or not score > best:
+                    run.write_model(model)
+                best = min(best, score)
+                run.save(at, parallel.one(state), batches.get_state(), score)
+            if stop.requested and not last:
+                run.save(at, parallel.one(state), batches.get_state())
+                raise Preempted(f"stopped at step {at} of {steps} and saved; the same command goes on from there")
+    return metrics
+
+
+def record(pending: list[tuple[int, dict]], run: Run) -> float:
+    """Write the metrics of the last steps; the loss of the newest. Raises TrainingDiverged, naming the step."""
+    loss = math.nan
+    for at, values in pending:
+        values = {k: float(v) for k, v in values.items()}
+        run.log(at, values)
+        loss = values["loss"]
+        if not math.isfinite(loss):
+            raise TrainingDiverged(f"the loss is {loss} at step {at}; the last checkpoint is kept. "
+                                   "Try a lower --learning-rate")
+    return loss
+
+
+class StopSignal:
+    """Turns SIGTERM into a request that the loop honours between two steps."""
+
+    def __init__(self):
+        self.requested = False
+
+    def __enter__(self) -> "StopSignal":
+        if threading.current_thread() is threading.main_thread():
+            self._before = signal.signal(signal.SIGTERM, self._request)
+        return self
+
+    def __exit__(self, *_):
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, self._before)
+
+    def _request(self, *_):
+        self.requested = True
+
+
+class Line:
+    """The live line: step, loss, studies/s, time left; a plain line now and then where there is no terminal."""
+
+    def __init__(self, steps: int, start: int, batch: int):
+        self.steps, self.start, self.batch = steps, start, batch
+        self.console = Console(stderr=True)
+        self.progress = Progress(
+            TextColumn("step"), MofNCompleteColumn(), BarColumn(), TextColumn("loss {task.fields[loss]:.4f}"),
+            TextColumn("{task.fields[rate]:.1f} studies/s"), TimeRemainingColumn(),
+            console=self.console, disable=not self.console.is_terminal)
+        self.task = self.progress.add_task("train", total=steps, completed=start, loss=math.nan, rate=0.0)
+        self.began = self.said = time.monotonic()
+
+    def __enter__(self) -> "Line":
+        self.progress.start()
+        return self
+
+    def __exit__(self, *_):
+        self.progress.stop()
+
+    def show(self, at: int, loss: float):
+        now = time.monotonic()
+        rate = (at - self.start) * self.batch / max(now - self.began, 1e-6)
+        self.progress.update(self.task, completed=at, loss=loss, rate=rate)
+        if not self.console.is_terminal and now - self.said > SAY_EVERY_S:
+            self.said = now
+            left = (self.steps - at) * self.batch / max(rate, 1e-6)
+            self.say(f"step {at}/{self.steps}  loss {loss:.4f}  {rate:.1f} studies/s  {left / 60:.0f} min left")
+
+    def say(self, text: str):
+        self.progress.console.print(text, highlight=False, soft_wrap=True)

@@ -1,0 +1,212 @@
+"""The SFERA task: volumes ÷ slice spacing, scaled to [0, 1], by RMSE; then the ridge (paper, Methods)."""
+
+import dataclasses
+import functools
+from collections.abc import Iterable
+from pathlib import Path
+from typing import NamedTuple
+
+import flax
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax import nnx
+from jaxtyping import Array, Float
+
+from cardiojax import data, losses, ridge
+from cardiojax.augment import augment, view
+from cardiojax.config import Sfera as SferaConfig
+from cardiojax.config import SferaNet, jax_dtype
+from cardiojax.data import Batch, Split
+from cardiojax.errors import DataError, RunError
+from cardiojax.evaluate.metrics import Accumulator, with_ef
+from cardiojax.nets.sfera import MOMENTUM, TYPICAL_SLICES, Sfera
+from cardiojax.train import loop, parallel
+from cardiojax.train.run import Run
+
+STATISTICS_STUDIES = 512       # training studies that the batch statistics are re-estimated from
+
+
+class Scaling(NamedTuple):
+    """volumes ÷ slice spacing (ml/mm), min–max scaled: 0 at `low`, 1 at `high`; from the training split alone."""
+
+    low: Array
+    high: Array
+
+    @classmethod
+    def of(cls, split: Split) -> "Scaling":
+        normed = split.volumes_ml / split.slice_spacing_mm[:, None]
+        low, high = normed.min(axis=0), normed.max(axis=0)
+        return cls(low, np.where(high > low, high, low + 1.0).astype(np.float32))
+
+    def scale(self, volumes_ml, spacing_mm):
+        return (volumes_ml / spacing_mm[:, None] - self.low) / (self.high - self.low)
+
+    def to_ml(self, scaled, spacing_mm):
+        return (scaled * (self.high - self.low) + self.low) * spacing_mm[:, None]
+
+    def std_ml(self, scaled_std, spacing_mm):
+        return scaled_std * (self.high - self.low) * spacing_mm[:, None]
+
+
+@flax.struct.dataclass
+class State:
+    """Everything that training goes on from; `ema` is the average of `params` that is evaluated."""
+
+    step: Array
+    params: nnx.State
+    stats: nnx.State
+    ema: nnx.State
+    opt: optax.OptState
+
+
+def split_model(net: SferaNet, rngs: nnx.Rngs) -> tuple[nnx.GraphDef, nnx.State, nnx.State, nnx.State]:
+    """A new network as graphdef, parameters, batch statistics and the rest."""
+    fields = dataclasses.asdict(net)
+    model = Sfera(**{**fields, "dtype": jax_dtype(net.dtype)}, rngs=rngs)
+    return nnx.split(model, nnx.Param, nnx.BatchStat, ...)
+
+
+class SferaTask:
+    """`init`, `step` and `evaluate` of one training run; `step` is pure and is jitted by the caller."""
+
+    def __init__(self, config: SferaConfig, training: Split, validation: Split, init: dict | None = None):
+        self.config, self.training, self.validation = config, training, validation
+        self.slices = data.max_slices(training, validation)
+        self.scaling = init["scaling"] if init else Scaling.of(training)
+        self.parent = init
+        self.graph, _, self.no_stats, self.rest = split_model(config.net, nnx.Rngs(0))
+        self.mean_predictor = with_ef(training.volumes_ml).mean(axis=0)
+        schedule = optax.cosine_decay_schedule(config.learning_rate, config.steps)
+        self.optimiser = optax.chain(
+            optax.clip_by_global_norm(config.clip_norm), optax.scale_by_radam(),
+            optax.add_decayed_weights(config.weight_decay), optax.scale_by_learning_rate(schedule))
+
+    def init(self, key: Array) -> State:
+        if self.parent:
+            params, stats = self.parent["params"], self.parent["stats"]
+        else:
+            _, params, stats, _ = split_model(self.config.net, nnx.Rngs(key))
+            if self.config.net.readout == "sum":       # no area is no volume: both losses then ask for the same head
+                params["offset"][...] = -jnp.asarray(self.scaling.low / (self.scaling.high - self.scaling.low))
+        ema = jax.tree.map(jnp.copy, params)            # its own buffers: the step donates the whole state
+        return State(jnp.zeros((), jnp.int32), params, stats, ema, self.optimiser.init(params))
+
+    def batches(self, seed: int, process: int = 0, processes: int = 1):
+        return data.training_batches(self.training, size_px=self.config.net.size_px, batch=self.config.batch,
+                                     slices=self.slices, seed=seed, process=process, processes=processes)
+
+    def step(self, state: State, batch: Batch, key: Array, axis_name: str | None = None
+             ) -> tuple[State, dict[str, Array]]:
+        augment_key, dropout_key = jax.random.split(jax.random.fold_in(key, state.step))
+        frames, volumes, areas = augment(augment_key, batch.frames, batch.n_slices, batch.volumes_ml,
+                                         batch.area_mm2, self.config.augment)
+        target = self.scaling.scale(volumes, batch.slice_spacing_mm)
+        # an area (mm²) / 1000 is that slice's share of V / spacing (ml/mm); see SferaOutput.areas
+        share = areas / 1000.0 / (self.scaling.high - self.scaling.low) * TYPICAL_SLICES
+
+        def loss(params):
+            model = nnx.merge(self.graph, params, state.stats, self.rest, copy=True)
+            out = model(frames, batch.n_slices, train=True, budget=batch.budget, dropout_key=dropout_key,
+                        axis_name=axis_name)
+            volume = losses.masked_rmse(out.volumes, target, jnp.ones_like(target), axis_name)
+            area = losses.masked_rmse(out.areas, share, ~jnp.isnan(share) * 1.0, axis_name)
+            total = volume + self.config.area_weight * area
+            return total, (nnx.state(model, nnx.BatchStat), {"loss": total, "volume_rmse": volume, "area_rmse": area})
+
+        (_, (stats, metrics)), gradients = jax.value_and_grad(loss, has_aux=True)(state.params)
+        updates, opt = self.optimiser.update(gradients, state.opt, state.params)
+        params = optax.apply_updates(state.params, updates)
+        decay = jnp.minimum(self.config.ema, (1 + state.step) / (10 + state.step))
+        ema = jax.tree.map(lambda old, new: decay * old + (1 - decay) * new, state.ema, params)
+        metrics["gradient_norm"] = optax.global_norm(gradients)
+        return State(state.step + 1, params, stats, ema, opt), metrics
+
+    def evaluate(self, state: State) -> tuple[dict[str, float], dict]:
+        """Validation metrics of the averaged weights, and the model that gave them (`predict.Predictor` fields).
+
+        The ridge is fitted on the training studies' features as a prediction sees them.
+        """
+        params, stats = state.ema, self.re_estimated(state.ema)
+        features, volumes_ml, spacing_mm = self._features(params, stats, self.training)
+        fitted = ridge.fit(features, self.scaling.scale(volumes_ml, spacing_mm))
+        features, volumes_ml, spacing_mm = self._features(params, stats, self.validation)
+        result = Accumulator(self.mean_predictor)
+        result.add(np.asarray(self.scaling.to_ml(fitted.predict(features)[0], spacing_mm)), volumes_ml)
+        return result.flat(), {"params": params, "stats": stats, "scaling": self.scaling, "ridge": fitted,
+                               "mean_predictor": self.mean_predictor}
+
+    def score(self, metrics: dict[str, float]) -> float:
+        """Lower is better: mean of the RMSE of EDV, ESV and EF over the mean predictor's."""
+        return float(np.mean([metrics[f"{k}_rmse"] / max(metrics[f"{k}_rmse_mean_predictor"], 1e-6)
+                              for k in ("edv", "esv", "ef")]))
+
+    def re_estimated(self, params: nnx.State) -> nnx.State:
+        """Batch statistics that belong to `params`: means over the training studies, as they are predicted on."""
+        totals, count = None, 0
+        for batch in self._batches(self.training):
+            moments = self._moments(params, batch)
+            totals = moments if totals is None else jax.tree.map(jnp.add, totals, moments)
+            count += 1
+            if count * self.config.batch >= STATISTICS_STUDIES:
+                break
+        return jax.tree.map(lambda total: total / count, totals)
+
+    def _batches(self, split: Split) -> Iterable[Batch]:
+        return data.evaluation_batches(split, size_px=self.config.net.size_px, batch=self.config.batch,
+                                       slices=self.slices)
+
+    def _features(self, params, stats, split: Split) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Features, volumes (ml) and slice spacings (mm) of every study of a split."""
+        rows = []
+        for batch in self._batches(split):
+            features = features_of(self.graph, self.rest, params, stats, batch, self.config.views)
+            rows.append([np.asarray(a)[batch.real] for a in (features, batch.volumes_ml, batch.slice_spacing_mm)])
+        return tuple(np.concatenate(column) for column in zip(*rows, strict=True))
+
+    @functools.partial(jax.jit, static_argnums=0)
+    def _moments(self, params, batch: Batch) -> nnx.State:
+        """The statistics of one batch alone: what a training pass leaves of statistics that were zero."""
+        zero = jax.tree.map(jnp.zeros_like, self.no_stats)
+        model = nnx.merge(self.graph, params, zero, self.rest, copy=True)
+        n = jnp.where(batch.real, batch.n_slices, 0)
+        model(batch.frames.astype(jnp.float32) / 255.0, n, train=True, budget=batch.budget)
+        return jax.tree.map(lambda kept: kept / (1 - MOMENTUM), nnx.state(model, nnx.BatchStat))
+
+
+@functools.partial(jax.jit, static_argnums=(0, 5))
+def features_of(graph, rest, params, stats, batch: Batch, views: int) -> Float[Array, "b f"]:
+    """What the ridge reads: features of a batch of studies, averaged over the first `views` exact views."""
+    model = nnx.merge(graph, params, stats, rest, copy=True)
+    total = sum(model(view(batch.frames, batch.n_slices, v), batch.n_slices, budget=batch.budget).features
+                for v in range(views))
+    return total / views
+
+
+def train(config: SferaConfig, *, preset: str, training: str, validation: str | None, data_dir: Path, run: Path,
+          init: Path | None = None, seed: int = 0, mode: parallel.Mode = "jit") -> dict[str, float]:
+    """Train (or go on training) a run folder; the last validation metrics. Raises InputError, Preempted."""
+    import data_builders  # noqa: F401  registers the datasets
+
+    training_split = data.open_split(training, data_dir)
+    if validation is None:
+        validation = training.split(",")[0].rpartition(":")[0] + ":validation"
+    validation_split = data.open_split(validation, data_dir)
+    if shared := training_split.ancestors & validation_split.ancestors:
+        raise DataError(f"{len(shared)} patients are in both {training} and {validation}: {', '.join(sorted(shared)[:3])}")
+    parallel.check_batch(config.batch, len(jax.devices()))
+    parent = None
+    if init is not None:
+        from cardiojax.predict import load
+        loaded = load(init)
+        if loaded.config.net != config.net:
+            raise RunError(f"--init {init} has another network: {loaded.config.net}")
+        parent = {"params": loaded.params, "stats": loaded.stats, "scaling": loaded.scaling}
+    task = SferaTask(config, training_split, validation_split, parent)
+    settings = {"task": "sfera", "preset": preset, "config": dataclasses.asdict(config), "seed": seed,
+                "data": {"training": training, "validation": validation},
+                "parent": None if init is None else str(init)}
+    with Run(run, settings) as opened:
+        return loop.fit(task, opened, steps=config.steps, batch=config.batch, evaluate_every=config.evaluate_every,
+                        seed=seed, keep=config.keep, parallel=parallel.Parallel(task, mode))

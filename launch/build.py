@@ -1,0 +1,103 @@
+"""`cardiojax build NAME`: a dataset as TFDS records."""
+
+import contextlib
+import dataclasses
+import logging
+import os
+import shutil
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+from rich.console import Console
+from tyro.conf import Positional, arg
+
+from cardiojax.errors import InputError
+
+log = logging.getLogger("cardiojax")
+
+NEEDS_NO_SOURCE = ("phantom",)
+
+
+@dataclasses.dataclass(frozen=True)
+class Build:
+    """Write a dataset as TFDS records (array_record) below DATA_DIR.
+
+    The studies are read from SOURCE, which you have obtained yourself; where and how, the error says when SOURCE is
+    left out. `tfds.builder(NAME, data_dir=DATA_DIR)` opens the result after `import data_builders`.
+    Every dropped slice or study is a line in the log, with its reason, also kept as DATA_DIR/NAME/build.log.
+    """
+
+    name: Positional[Literal["phantom", "acdc", "kaggle_dsb"]]
+    """Which dataset."""
+    data_dir: Path
+    """Where the records go."""
+    source: Path | None = None
+    """Folder of the dataset as it comes from its source."""
+    config: str | None = None
+    """Variant to build; all of the phantom's, "full" of the others, unless you name one ("trimmed", "image_centre")."""
+    overwrite: Annotated[bool, arg(aliases=["-f"])] = False
+    """Build again where it is built already."""
+
+
+def main(argv: list[str]) -> int:
+    args = tyro.cli(Build, args=argv, prog="cardiojax build", description=Build.__doc__)
+    import tensorflow_datasets as tfds
+
+    import data_builders
+
+    cls = tfds.builder_cls(args.name)
+    known = [c.name for c in cls.BUILDER_CONFIGS]
+    if args.config and args.config not in known:
+        raise InputError(f"no variant '{args.config}' of {args.name}; there are {', '.join(known)}")
+    if args.name not in NEEDS_NO_SOURCE:
+        if args.source is None:
+            raise InputError(f"build {args.name} needs --source. {cls.MANUAL_DOWNLOAD_INSTRUCTIONS}")
+        if not args.source.is_dir():
+            raise InputError(f"{args.source} is not a folder. {cls.MANUAL_DOWNLOAD_INSTRUCTIONS}")
+    configs = [args.config] if args.config else known if args.name in NEEDS_NO_SOURCE else known[:1]
+    failed = 0
+    for config in configs:
+        builder = tfds.builder(f"{args.name}/{config}", data_dir=args.data_dir)
+        if args.overwrite and Path(builder.data_dir).exists():
+            shutil.rmtree(builder.data_dir)
+        failed += build(builder, args)
+    return 1 if failed else 0
+
+
+def build(builder, args: Build) -> int:
+    """Build one variant; the number of studies that failed, each named in the log."""
+    import tensorflow_datasets as tfds
+
+    if Path(builder.data_dir).exists():
+        log.info("%s is built already in %s (--overwrite builds it again)", builder.info.full_name, builder.data_dir)
+        return 0
+    log_file = args.data_dir / args.name / "build.log"
+    log_file.parent.mkdir(parents=True, exist_ok=True)
+    handler = logging.FileHandler(log_file)
+    handler.setFormatter(logging.Formatter("%(message)s"))
+    log.addHandler(handler)
+    try:
+        with quiet():
+            builder.download_and_prepare(
+                download_config=tfds.download.DownloadConfig(manual_dir=args.source, register_checksums=False))
+    finally:
+        log.removeHandler(handler)
+    if not any(s.num_examples for s in builder.info.splits.values()):
+        shutil.rmtree(builder.data_dir)
+        raise InputError(f"no study of {args.source} could be read; {len(builder.failures)} failed, see {log_file}")
+    console = Console(stderr=True, highlight=False)
+    console.print(f"{builder.info.full_name}: " + ", ".join(
+        f"{name} {s.num_examples}" for name, s in builder.info.splits.items()) + f" studies in {builder.data_dir}",
+        soft_wrap=True)
+    if builder.failures:
+        console.print(f"{len(builder.failures)} studies left out: {', '.join(builder.failures)} (reasons in {log_file})",
+                      soft_wrap=True)
+    return len(builder.failures)
+
+
+@contextlib.contextmanager
+def quiet():
+    """TFDS prints its licence notes on stdout: keep them out of pipes."""
+    with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere):
+        yield
