@@ -8,14 +8,18 @@ from cardiojax.config import Augment
 from cardiojax.preprocess import SIZE_PX
 
 
-def augment(key: Array, frames: UInt8[Array, "b s h w 2"], n_slices: Int[Array, " b"],
+def study_keys(key: Array, count: int, first=0) -> Array:
+    """A key for each of `count` studies of a batch, the first of which is number `first` of the whole batch."""
+    return jax.vmap(lambda i: jax.random.fold_in(key, i))(first + jnp.arange(count))
+
+
+def augment(keys: Array, frames: UInt8[Array, "b s h w 2"], n_slices: Int[Array, " b"],
             volumes: Float[Array, "b 2"], areas: Float[Array, "b s 2"], config: Augment
             ) -> tuple[Float[Array, "b s h w 2"], Float[Array, "b 2"], Float[Array, "b s 2"]]:
     """Frames in [0, 1], with volumes and areas scaled by s² where the image is scaled by s.
 
-    What happens to a study depends on its key and itself alone: the i-th takes `fold_in(key, i)`.
+    keys: one a study (`study_keys`); what happens to a study depends on its key and itself alone.
     """
-    keys = jax.vmap(lambda i: jax.random.fold_in(key, i))(jnp.arange(len(frames)))
     return jax.vmap(_augment_study, in_axes=(0, 0, 0, 0, 0, None))(keys, frames, n_slices, volumes, areas, config)
 
 

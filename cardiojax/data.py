@@ -100,7 +100,7 @@ def open_split(spec: str, data_dir: Path, need_volumes: bool = True) -> Split:
 
 
 def _open_one(spec: str, data_dir: Path) -> Sequence[dict]:
-    name, colon, split = spec.rpartition(":")
+    name, colon, split = spec.partition(":")
     if not colon:
         raise DataError(f"'{spec}' is not NAME:SPLIT, for example acdc:train")
     try:

@@ -41,7 +41,7 @@ class Build:
 
 
 def main(argv: list[str]) -> int:
-    args = tyro.cli(Build, args=argv, prog="cardiojax build", description=Build.__doc__)
+    args = tyro.cli(Build, args=argv, prog="cardiojax build")
     import tensorflow_datasets as tfds
 
     import data_builders
@@ -53,8 +53,8 @@ def main(argv: list[str]) -> int:
     if args.name not in NEEDS_NO_SOURCE:
         if args.source is None:
             raise InputError(f"build {args.name} needs --source. {cls.MANUAL_DOWNLOAD_INSTRUCTIONS}")
-        if not args.source.is_dir():
-            raise InputError(f"{args.source} is not a folder. {cls.MANUAL_DOWNLOAD_INSTRUCTIONS}")
+        if not args.source.is_dir() or not any(args.source.iterdir()):
+            raise InputError(f"{args.source} is empty or no folder. {cls.MANUAL_DOWNLOAD_INSTRUCTIONS}")
     configs = [args.config] if args.config else known if args.name in NEEDS_NO_SOURCE else known[:1]
     failed = 0
     for config in configs:

@@ -27,7 +27,7 @@ class Evaluate:
 
 
 def main(argv: list[str]) -> int:
-    args = tyro.cli(Evaluate, args=argv, prog="cardiojax evaluate", description=Evaluate.__doc__)
+    args = tyro.cli(Evaluate, args=argv, prog="cardiojax evaluate")
     import cardiojax
     import data_builders
     from cardiojax.data import open_split

@@ -30,7 +30,7 @@ class Predict:
 
 
 def main(argv: list[str]) -> int:
-    args = tyro.cli(Predict, args=argv, prog="cardiojax predict", description=Predict.__doc__)
+    args = tyro.cli(Predict, args=argv, prog="cardiojax predict")
     if not args.studies:
         raise InputError("no study given")
     import cardiojax

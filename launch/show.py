@@ -18,7 +18,7 @@ class Show:
 
 
 def main(argv: list[str]) -> int:
-    args = tyro.cli(Show, args=argv, prog="cardiojax show", description=Show.__doc__)
+    args = tyro.cli(Show, args=argv, prog="cardiojax show")
     print(json.dumps(read_config(args.run), indent=2))
     metrics = args.run / "metrics.jsonl"
     lines = [json.loads(line) for line in metrics.read_text().splitlines()] if metrics.exists() else []

@@ -67,7 +67,7 @@ def parse(task: str, argv: list[str]) -> Train:
     if preset not in PRESETS[task]:
         raise InputError(f"no preset '{preset}'; there are {', '.join(PRESETS[task])}")
     try:
-        return tyro.cli(Train, args=argv, prog=f"cardiojax train {task}", description=Train.__doc__,
+        return tyro.cli(Train, args=argv, prog=f"cardiojax train {task}",
                         default=Train(data=tyro.MISSING, data_dir=tyro.MISSING, run=tyro.MISSING, preset=preset,
                                       settings=PRESETS[task][preset]), config=(tyro.conf.OmitArgPrefixes,))
     except ValueError as error:

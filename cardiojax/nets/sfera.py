@@ -101,12 +101,13 @@ class Sfera(nnx.Module):
         return nnx.relu(self.spatial(x.reshape(len(x), -1))).astype(jnp.float32)
 
     def __call__(self, frames: Float[Array, "b s h w 2"], n_slices: Int[Array, " b"], *, train: bool = False,
-                 budget: int | None = None, dropout_key: Array | None = None, axis_name: str | None = None
+                 budget: int | None = None, dropout_keys: Array | None = None, axis_name: str | None = None
                  ) -> SferaOutput:
         """frames in [0, 1]; the first `n_slices` of each stack are real. Padding changes nothing.
 
         budget: a static bound on the real slices of the batch. Only that many are convolved (packed, then
         scattered back); None convolves the padding too.
+        dropout_keys: one a study, while training; None drops nothing.
         """
         b, s = frames.shape[:2]
         real = jnp.arange(s) < n_slices[:, None]
@@ -119,9 +120,9 @@ class Sfera(nnx.Module):
             encoded = self.encode(packed, (at < b * s).astype(jnp.float32), train, axis_name)
             spatial = jnp.zeros((b * s, encoded.shape[-1]), encoded.dtype).at[at].set(encoded, mode="drop")
         spatial = spatial.reshape(b, s, -1) * real[..., None]
-        if dropout_key is not None and self.dropout > 0:
-            keep = jax.random.bernoulli(dropout_key, 1 - self.dropout, (b, 1, spatial.shape[-1]))
-            spatial = spatial * keep / (1 - self.dropout)
+        if dropout_keys is not None and self.dropout > 0:
+            keep = jax.vmap(lambda k: jax.random.bernoulli(k, 1 - self.dropout, spatial.shape[-1:]))(dropout_keys)
+            spatial = spatial * keep[:, None] / (1 - self.dropout)
         (forward, backward), outputs = self.lstm(spatial, seq_lengths=n_slices)
         outputs = outputs * real[..., None]
         if self.readout == "sum":

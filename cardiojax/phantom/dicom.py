@@ -139,7 +139,8 @@ class Writer:
         meta.TransferSyntaxUID = ExplicitVRLittleEndian
         d = FileDataset(str(path), {}, file_meta=meta, preamble=b"\0" * 128)
         d.SOPClassUID, d.SOPInstanceUID = meta.MediaStorageSOPClassUID, meta.MediaStorageSOPInstanceUID
-        d.StudyInstanceUID, d.SeriesInstanceUID = self.study_uid, f"{self.study_uid}.{self.series}"[:64]
+        d.StudyInstanceUID = self.study_uid
+        d.SeriesInstanceUID = generate_uid(entropy_srcs=[self.study_uid, str(self.series)])
         d.Modality, d.PatientID, d.PatientName = "MR", self.patient, f"phantom^{self.patient}"
         d.SeriesNumber, d.CardiacNumberOfImages = self.series, self.phases
         d.ImagePositionPatient = [f"{v:.5f}" for v in origin]

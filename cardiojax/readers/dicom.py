@@ -243,7 +243,10 @@ def order_base_to_apex(acquisitions: list[Acquisition], study_id: str) -> list[A
 def decode(a: Acquisition, ed: int, es: int, study_id: str) -> tuple[Acquisition, np.ndarray] | None:
     """The pixels of one slice, (H, W, 2), or None (logged) where they cannot be decoded."""
     try:
-        return a, np.stack([a.phase(n).pixels() for n in (ed, es)], axis=-1)
+        frames = np.stack([a.phase(n).pixels() for n in (ed, es)], axis=-1)
+        if bad := int((~np.isfinite(frames)).sum()):
+            raise ValueError(f"{bad} pixels are NaN or infinite")
+        return a, frames
     except (ValueError, AttributeError, RuntimeError, NotImplementedError, OSError, EOFError, KeyError) as error:
         log.warning("study %s: slice %s dropped: pixels unreadable (%s)", study_id, a.name, one_line(error))
         return None

@@ -15,7 +15,7 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from cardiojax import data, losses, ridge
-from cardiojax.augment import augment, view
+from cardiojax.augment import augment, study_keys, view
 from cardiojax.config import Sfera as SferaConfig
 from cardiojax.config import SferaNet, jax_dtype
 from cardiojax.data import Batch, Split
@@ -99,8 +99,10 @@ class SferaTask:
 
     def step(self, state: State, batch: Batch, key: Array, axis_name: str | None = None
              ) -> tuple[State, dict[str, Array]]:
-        augment_key, dropout_key = jax.random.split(jax.random.fold_in(key, state.step))
-        frames, volumes, areas = augment(augment_key, batch.frames, batch.n_slices, batch.volumes_ml,
+        first = 0 if axis_name is None else jax.lax.axis_index(axis_name) * len(batch.frames)
+        augment_keys, dropout_keys = (study_keys(k, len(batch.frames), first)
+                                      for k in jax.random.split(jax.random.fold_in(key, state.step)))
+        frames, volumes, areas = augment(augment_keys, batch.frames, batch.n_slices, batch.volumes_ml,
                                          batch.area_mm2, self.config.augment)
         target = self.scaling.scale(volumes, batch.slice_spacing_mm)
         # an area (mm²) / 1000 is that slice's share of V / spacing (ml/mm); see SferaOutput.areas
@@ -108,7 +110,7 @@ class SferaTask:
 
         def loss(params):
             model = nnx.merge(self.graph, params, state.stats, self.rest, copy=True)
-            out = model(frames, batch.n_slices, train=True, budget=batch.budget, dropout_key=dropout_key,
+            out = model(frames, batch.n_slices, train=True, budget=batch.budget, dropout_keys=dropout_keys,
                         axis_name=axis_name)
             volume = losses.masked_rmse(out.volumes, target, jnp.ones_like(target), axis_name)
             area = losses.masked_rmse(out.areas, share, ~jnp.isnan(share) * 1.0, axis_name)
@@ -116,6 +118,9 @@ class SferaTask:
             return total, (nnx.state(model, nnx.BatchStat), {"loss": total, "volume_rmse": volume, "area_rmse": area})
 
         (_, (stats, metrics)), gradients = jax.value_and_grad(loss, has_aux=True)(state.params)
+        if axis_name is not None:
+            # every replica's loss is the whole batch's, so each gradient counts the replicas once too often
+            gradients = jax.lax.pmean(gradients, axis_name)
         updates, opt = self.optimiser.update(gradients, state.opt, state.params)
         params = optax.apply_updates(state.params, updates)
         decay = jnp.minimum(self.config.ema, (1 + state.step) / (10 + state.step))
@@ -191,7 +196,7 @@ def train(config: SferaConfig, *, preset: str, training: str, validation: str | 
 
     training_split = data.open_split(training, data_dir)
     if validation is None:
-        validation = training.split(",")[0].rpartition(":")[0] + ":validation"
+        validation = training.partition(":")[0] + ":validation"
     validation_split = data.open_split(validation, data_dir)
     if shared := training_split.ancestors & validation_split.ancestors:
         raise DataError(f"{len(shared)} patients are in both {training} and {validation}: {', '.join(sorted(shared)[:3])}")

@@ -9,11 +9,11 @@ from collections.abc import Iterator
 from cardiojax import phantom, preprocess, records
 from data_builders.study_builder import StudyBuilder, StudyConfig
 
-SPLITS = {"train": (0, 140), "validation": (140, 20), "test": (160, 40)}      # first index, studies
+SPLITS = {"train": (0, 120), "validation": (120, 12), "test": (132, 30)}      # first index, studies
 
 
 class Builder(StudyBuilder):
-    """`phantom/dsb_like` (wide EF) and `phantom/ukb_like` (narrow EF); 140 / 20 / 40 studies each."""
+    """`phantom/dsb_like` (wide EF) and `phantom/ukb_like` (narrow EF); 120 / 12 / 30 studies each."""
 
     BUILDER_CONFIGS = [  # noqa: RUF012
         StudyConfig(name="dsb_like", description="Wide EF, 9–10 mm slice spacing, mixed pixel spacing."),

@@ -1,0 +1,65 @@
+"""Eight fake devices everywhere, one compilation cache, nothing optimised: tests check numbers, not speed."""
+
+import os
+import tempfile
+from pathlib import Path
+
+DEVICES = 8
+os.environ["XLA_FLAGS"] = f"--xla_force_host_platform_device_count={DEVICES}"
+os.environ["JAX_PLATFORMS"] = "cpu"
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(Path(tempfile.gettempdir()) / "cardiojax-test-cache"))
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.3")
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+import jax  # noqa: E402
+import nibabel as nib  # noqa: E402
+import numpy as np  # noqa: E402
+import pytest  # noqa: E402
+
+jax.config.update("jax_disable_most_optimizations", True)
+
+SHARED = Path(__file__).parents[1] / "shared" / "data"
+
+
+@pytest.fixture
+def shared() -> Path:
+    """The real data kept beside the checkout."""
+    if not SHARED.is_dir():
+        pytest.skip("the real data is not here (../shared/data)")
+    return SHARED
+
+
+@pytest.fixture(scope="session")
+def phantom_data(tmp_path_factory) -> Path:
+    """A small phantom dataset: 12 / 4 / 4 studies of `phantom/dsb_like`, built once."""
+    import data_builders  # noqa: F401
+    from data_builders.phantom import phantom_dataset_builder as module
+    from launch.cli import main
+
+    data_dir = tmp_path_factory.mktemp("data")
+    before, module.SPLITS = module.SPLITS, {"train": (0, 12), "validation": (12, 4), "test": (16, 4)}
+    try:
+        assert main(["build", "phantom", "--config", "dsb_like", "--data-dir", str(data_dir)]) == 0
+    finally:
+        module.SPLITS = before
+    return data_dir
+
+
+@pytest.fixture
+def acdc_patient():
+    """Writes one invented patient in ACDC's layout: an LV of 8 × 8 pixels at ED and 5 × 5 at ES on every slice."""
+    def write(folder: Path, shape=(20, 24, 6), label=3, info="ED: 1\nES: 2\nGroup: NOR\n",
+              spacing=(1.5, 1.5, 10.0)) -> Path:
+        folder.mkdir(parents=True)
+        (folder / "Info.cfg").write_text(info)
+        rng = np.random.default_rng(0)
+        for frame, size in ((1, 8), (2, 5)):
+            truth = np.zeros(shape, np.uint8)
+            truth[4:4 + size, 6:6 + size] = label
+            for data, name in ((rng.uniform(0, 200, shape).astype(np.float32), ""), (truth, "_gt")):
+                out = nib.Nifti1Image(data, np.diag([-1.0, -1, 1, 1]))      # as published: no spacing in the affine
+                out.header.set_zooms(spacing)
+                out.header["sform_code"] = 2
+                nib.save(out, folder / f"{folder.name}_frame{frame:02d}{name}.nii.gz")
+        return folder
+    return write

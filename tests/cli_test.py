@@ -1,0 +1,162 @@
+"""The command line as a user runs it: exit codes, one line for a mistake, nothing lost."""
+
+import csv
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from cardiojax.phantom.dicom import write_challenge, write_study
+from launch.cli import main
+
+TINY = ["--width", "2", "--spatial-features", "6", "--lstm-features", "5", "--batch", "8", "--steps", "2",
+        "--evaluate-every", "2", "--views", "1"]
+
+
+def cardiojax(capsys, *words) -> tuple[int, str, str]:
+    try:
+        code = main([str(w) for w in words])
+    except SystemExit as stop:                  # tyro's own refusals
+        code = stop.code or 0
+    out = capsys.readouterr()
+    assert "Traceback" not in out.err
+    return code, out.out, out.err
+
+
+def error_line(err: str) -> str:
+    lines = [line for line in err.splitlines() if line.startswith("cardiojax: error: ")]
+    assert len(lines) == 1, err
+    return lines[0]
+
+
+@pytest.fixture(scope="module")
+def run(phantom_data, tmp_path_factory) -> Path:
+    path = tmp_path_factory.mktemp("cli") / "run"
+    assert main(["train", "sfera", "--preset", "tiny", "--data", "phantom/dsb_like:train", "--data-dir",
+                 str(phantom_data), "--run", str(path), *TINY]) == 0
+    return path
+
+
+def test_help_everywhere():
+    for words in ([], ["build"], ["train"], ["train", "sfera"], ["evaluate"], ["predict"], ["show"], ["demo"]):
+        done = subprocess.run([sys.executable, "-m", "launch", *words, "--help"], capture_output=True, text=True,
+                              check=False, timeout=120)
+        assert done.returncode == 0, done.stderr
+        assert done.stdout.strip()
+    train = subprocess.run([sys.executable, "-m", "launch", "train", "sfera", "--help", "--preset", "paper"],
+                           capture_output=True, text=True, check=False, timeout=120).stdout
+    assert "20000" in train                     # defaults are the preset's
+
+
+def test_evaluate_writes_what_it_says(run, phantom_data, tmp_path, capsys):
+    code, out, _ = cardiojax(capsys, "evaluate", "--run", run, "--data", "phantom/dsb_like:test",
+                             "--data-dir", phantom_data, "--out", tmp_path)
+    assert code == 0
+    assert "mean predictor" in out
+    metrics = json.loads((tmp_path / "metrics.json").read_text())
+    assert metrics["n"] == 4
+    assert set(metrics) == {"edv", "esv", "ef", "n", "run", "data", "seed", "commit"}
+    assert {"rmse", "rmse_mean_predictor", "sd", "mae", "mae_ci95", "r", "bias", "loa"} == set(metrics["ef"])
+    rows = list(csv.DictReader((tmp_path / "predictions.csv").open()))
+    assert len(rows) == 4
+    assert list(rows[0])[:9] == ["study_id", "edv_ml", "esv_ml", "ef_percent", "edv_std_ml", "esv_std_ml",
+                                 "ef_std_percent", "refer", "reasons"]
+    for name in ("scatter.png", "bland_altman.png", "report.html"):
+        assert (tmp_path / name).stat().st_size > 1000
+
+
+def test_predict_names_the_bad_and_keeps_the_good(run, tmp_path, capsys):
+    for i in range(2):
+        write_study(tmp_path / "in", "ukb_like", i, str(i), phases=2, other_views=False)
+    broken = tmp_path / "in" / "broken"
+    broken.mkdir()
+    (broken / "IM-0001.dcm").write_text("text")
+    code, _, err = cardiojax(capsys, "predict", tmp_path / "in", "--run", run, "--csv", tmp_path / "out.csv")
+    assert code == 1
+    assert "study broken: none of 1 files" in err
+    assert [r["study_id"] for r in csv.DictReader((tmp_path / "out.csv").open())] == ["0", "1"]
+
+
+def test_build_trains_on_dicom(run, tmp_path, capsys):
+    """DICOM in the challenge's layout, end to end, with a study too short, one missing from the CSV, one broken."""
+    source = tmp_path / "source"
+    write_challenge(source, "ukb_like", range(6), phases=2)
+    for folder in sorted((source / "train" / "2" / "study").glob("sax_*"))[3:]:
+        for file in folder.iterdir():
+            file.write_bytes(file.read_bytes()[:100])
+    table = source / "train.csv"
+    table.write_text("\n".join(line for line in table.read_text().splitlines() if not line.startswith("3,")) + "\n")
+    (source / "train" / "7" / "study" / "sax_1").mkdir(parents=True)
+    code, _, err = cardiojax(capsys, "build", "kaggle_dsb", "--source", source, "--data-dir", tmp_path / "data")
+    assert code == 1
+    assert "study 2: 3 slices, left out of training" in err or "study 2: no slice" in err or "study 2:" in err
+    assert "study 3: no volumes in any CSV" in err
+    assert "study 7: no DICOM files" in err
+    assert "study 7:" in (tmp_path / "data" / "kaggle_dsb" / "build.log").read_text()
+    code, _, err = cardiojax(capsys, "build", "kaggle_dsb", "--source", source, "--data-dir", tmp_path / "data")
+    assert code == 0
+    assert "is built already" in err
+
+
+def refusals(run: Path, data: Path, tmp: Path) -> dict[str, tuple[list, str]]:
+    empty, text = tmp / "empty", tmp / "text"
+    empty.mkdir()
+    text.mkdir()
+    (text / "a.dcm").write_text("no image")
+    one_phase = tmp / "one_phase"
+    write_study(one_phase, "ukb_like", 0, "9", phases=1, other_views=False)
+    bad_csv = tmp / "bad_csv"
+    (bad_csv / "train" / "1" / "study").mkdir(parents=True)
+    (bad_csv / "train.csv").write_text("Id,Systole,Diastole\n1,fifty,100\n")
+    no_column = tmp / "no_column"
+    (no_column / "train" / "1" / "study").mkdir(parents=True)
+    (no_column / "train.csv").write_text("Id,ESV\n1,50\n")
+    out = ["--run", run, "--csv", tmp / "x.csv"]
+    train = ["train", "sfera", "--data-dir", data, "--run", tmp / "new"]
+    return {
+        "no such verb": (["fly"], "no verb 'fly'"),
+        "empty folder": (["predict", empty, *out], "no DICOM files"),
+        "text as dicom": (["predict", text, *out], "none of 1 files"),
+        "one phase": (["predict", one_phase, *out], "no ES frame"),
+        "no such study": (["predict", tmp / "nowhere", *out], "does not exist"),
+        "no such run": (["predict", text, "--run", tmp / "norun", "--csv", tmp / "x.csv"], "is not a run folder"),
+        "no source": (["build", "acdc", "--data-dir", data], "needs --source. Register at"),
+        "empty source": (["build", "acdc", "--source", empty, "--data-dir", data], "is empty or no folder. Register at"),
+        "wrong source": (["build", "acdc", "--source", text, "--data-dir", data], "no ACDC patients"),
+        "csv with words": (["build", "kaggle_dsb", "--source", bad_csv, "--data-dir", data],
+                           "train.csv: Systole of study 1 is 'fifty'"),
+        "csv without a column": (["build", "kaggle_dsb", "--source", no_column, "--data-dir", data], "columns"),
+        "no preset": ([*train, "--data", "phantom/dsb_like:train", "--preset", "huge"], "no preset 'huge'"),
+        "no dataset": ([*train, "--data", "acdc:train"], "is not built"),
+        "batch too large": ([*train, "--data", "phantom/dsb_like:train", "--batch", "64"], "more than"),
+        "steps": ([*train, "--data", "phantom/dsb_like:train", "--steps", "0"], "steps must be at least 1"),
+        "area without sum": ([*train, "--data", "phantom/dsb_like:train", "--readout", "final"], 'readout "sum"'),
+        "full of other things": (["train", "sfera", "--data", "phantom/dsb_like:train", "--data-dir", data,
+                                  "--run", text, "--batch", "8"], "neither empty nor a run folder"),
+    }
+
+
+def test_a_mistake_is_one_line_and_exit_2(run, phantom_data, tmp_path, capsys):
+    for name, (words, says) in refusals(run, phantom_data, tmp_path).items():
+        code, _, err = cardiojax(capsys, *words)
+        assert code == 2, name
+        assert says in error_line(err), name
+
+
+def test_show_says_what_a_run_is(run, capsys):
+    code, out, _ = cardiojax(capsys, "show", run)
+    assert code == 0
+    assert '"training": "phantom/dsb_like:train"' in out
+    assert "last validation" in out
+
+
+def test_a_full_disk_is_one_line(run, tmp_path, capsys):
+    full = Path("/dev/full")
+    if not full.exists():
+        pytest.skip("no /dev/full here")
+    write_study(tmp_path, "ukb_like", 0, "1", phases=2, other_views=False)
+    code, _, err = cardiojax(capsys, "predict", tmp_path / "1", "--run", run, "--csv", full)
+    assert code == 2
+    assert "No space left" in error_line(err)

@@ -1,0 +1,100 @@
+import numpy as np
+import pytest
+
+from cardiojax import data, phantom, preprocess, records
+from cardiojax.errors import DataError
+
+
+@pytest.fixture(scope="module")
+def split(phantom_data):
+    return data.open_split("phantom/dsb_like:train", phantom_data)
+
+
+def batches(split, seed=0, batch=4, **kwargs):
+    return data.training_batches(split, size_px=75, batch=batch, slices=data.max_slices(split), seed=seed, **kwargs)
+
+
+def identity(batch):
+    """What tells studies apart in a batch."""
+    return [float(v) for v in batch.volumes_ml[:, 0]]
+
+
+def test_a_record_is_the_study(split):
+    made = preprocess.prepare(phantom.study("dsb_like", 0))
+    read = split.study(0)
+    np.testing.assert_array_equal(read.frames, made.frames)
+    np.testing.assert_array_equal(read.masks, made.masks)
+    np.testing.assert_allclose(read.volumes_ml, made.volumes_ml, rtol=1e-6)
+    assert (read.study_id, read.source, read.ancestor) == ("dsb_like_00000", "phantom", "")
+
+
+def test_a_study_without_masks_or_volumes_stays_without():
+    made = preprocess.prepare(phantom.study("dsb_like", 0)).replace(masks=None, volumes_ml=None)
+    read = records.decode(records.features().deserialize_example_np(
+        records.features().serialize_example(records.encode(made))))
+    assert read.masks is None
+    assert read.volumes_ml is None
+
+
+def test_an_unprepared_study_is_no_record():
+    with pytest.raises(ValueError, match="not prepared"):
+        records.encode(phantom.study("dsb_like", 0))
+
+
+def test_every_epoch_sees_every_study_in_another_order(split):
+    it = batches(split)
+    epochs = [[v for _ in range(3) for v in identity(next(it))] for _ in range(2)]
+    assert sorted(epochs[0]) == sorted(epochs[1]) == sorted(float(v) for v in split.volumes_ml[:, 0])
+    assert epochs[0] != epochs[1]
+    again = batches(split)
+    assert [v for _ in range(3) for v in identity(next(again))] == epochs[0]
+
+
+def test_resumed_in_the_middle_of_an_epoch(split):
+    it = batches(split)
+    for _ in range(4):
+        next(it)
+    state, expected = it.get_state(), [identity(next(it)) for _ in range(4)]
+    fresh = batches(split)
+    fresh.set_state(state)
+    assert [identity(next(fresh)) for _ in range(4)] == expected
+
+
+def test_processes_share_each_batch_without_overlap(split):
+    whole = [identity(next(it)) for it in [batches(split)] for _ in range(5)]
+    parts = [batches(split, process=p, processes=2) for p in range(2)]
+    for expected in whole:
+        shares = [identity(next(it)) for it in parts]
+        assert [len(s) for s in shares] == [2, 2]
+        assert sorted(shares[0] + shares[1]) == sorted(expected)
+
+
+def test_padding_budget_and_areas(split):
+    batch = next(batches(split))
+    assert batch.frames.shape[1] % 4 == 0
+    assert batch.n_slices.sum() <= batch.budget <= batch.frames.shape[0] * batch.frames.shape[1]
+    for i, n in enumerate(batch.n_slices):
+        assert not batch.frames[i, n:].any()
+        assert np.isnan(batch.area_mm2[i, n:]).all()
+        # the cropped masks at 1 mm still give the volumes
+        volumes = np.nansum(batch.area_mm2[i], axis=0) * batch.slice_spacing_mm[i] / 1000
+        np.testing.assert_allclose(volumes, batch.volumes_ml[i], rtol=0.03)
+
+
+def test_evaluation_drops_nobody(split):
+    seen = [v for b in data.evaluation_batches(split, size_px=75, batch=5, slices=16)
+            for v, real in zip(identity(b), b.real, strict=True) if real]
+    assert seen == [float(v) for v in split.volumes_ml[:, 0]]
+
+
+def test_halving_by_hand():
+    frames = np.array([[1, 2, 10, 10], [3, 5, 10, 11]], np.uint8).reshape(1, 2, 4, 1).repeat(2, axis=-1)
+    np.testing.assert_array_equal(data.halve(frames)[0, 0, :, 0], [3, 10])
+
+
+@pytest.mark.parametrize(("spec", "says"), [
+    ("phantom", "is not NAME:SPLIT"), ("nothing:train", "no dataset 'nothing'"),
+    ("phantom/ukb_like:train", "is not built"), ("phantom/dsb_like:dev", "has no split 'dev'")])
+def test_what_is_not_there_is_said(phantom_data, spec, says):
+    with pytest.raises(DataError, match=says):
+        data.open_split(spec, phantom_data)

@@ -1,0 +1,107 @@
+"""The network's laws: padding, batch companions and packing change nothing, in outputs, statistics and gradients."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from cardiojax.config import SFERA_PRESETS, SferaNet
+from cardiojax.nets import conv as convolution
+from cardiojax.nets.sfera import MaskedBatchNorm
+from cardiojax.train.sfera import split_model
+
+TINY = SferaNet(size_px=75, width=2, blocks=5, spatial_features=6, lstm_features=5, dropout=0.0)
+PARAMETERS = {"paper": 6_202_434, "small": 1_619_042, "tiny": 102_122}
+
+
+@pytest.mark.parametrize("preset", SFERA_PRESETS)
+def test_exact_parameter_count(preset):
+    shapes = jax.eval_shape(lambda: split_model(SFERA_PRESETS[preset].net, nnx.Rngs(0))[1])
+    assert sum(np.prod(leaf.shape, dtype=int) for leaf in jax.tree.leaves(shapes)) == PARAMETERS[preset]
+
+
+def run(net, frames, n, budget=None, train=True):
+    """Outputs of the real part, statistics and gradients of a loss over them."""
+    graph, params, stats, rest = split_model(net, nnx.Rngs(3))
+
+    @jax.jit
+    def everything(params, frames, n):
+        def loss(params):
+            model = nnx.merge(graph, params, stats, rest, copy=True)
+            out = model(frames, n, train=train, budget=budget)
+            return (out.volumes ** 2).sum() + (out.areas ** 3).sum(), (out, nnx.state(model, nnx.BatchStat))
+        return jax.value_and_grad(loss, has_aux=True)(params)
+
+    (_, (out, new)), gradients = everything(params, jnp.asarray(frames), jnp.asarray(n))
+    return out.volumes, out.features, jax.tree.leaves(new), jax.tree.leaves(gradients)
+
+
+def close(a, b, tolerance=2e-5):
+    for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
+        np.testing.assert_allclose(x, y, rtol=tolerance, atol=tolerance * max(1e-3, float(np.abs(x).max())))
+
+
+@pytest.fixture(scope="module")
+def stacks():
+    rng = np.random.default_rng(0)
+    return rng.uniform(0, 1, (3, 6, 75, 75, 2)).astype(np.float32), np.array([3, 6, 4], np.int32)
+
+
+@pytest.mark.parametrize("readout", ["sum", "final"])
+def test_padding_changes_nothing(stacks, readout):
+    """Other values in the padding, and more of it: the same outputs, statistics and gradients."""
+    frames, n = stacks
+    net = dataclasses.replace(TINY, readout=readout)
+    dirty = np.concatenate([frames, np.full_like(frames[:, :3], 7.0)], axis=1)
+    for i, length in enumerate(n):
+        dirty[i, length:] = np.random.default_rng(i).normal(size=dirty[i, length:].shape)
+    close(run(net, frames, n), run(net, dirty, n))
+
+
+def test_packing_changes_nothing(stacks):
+    frames, n = stacks
+    close(run(TINY, frames, n), run(TINY, frames, n, budget=14))
+    close(run(TINY, frames, n), run(TINY, frames, n, budget=13))
+
+
+def test_a_prediction_does_not_depend_on_its_companions(stacks):
+    frames, n = stacks
+    together = run(TINY, frames, n, train=False)
+    for i in range(len(n)):
+        alone = run(TINY, frames[i:i + 1, :n[i]], n[i:i + 1], train=False)
+        close(together[0][i], alone[0][0])
+        close(together[1][i], alone[1][0])
+
+
+def test_masked_batch_norm_by_hand():
+    norm = MaskedBatchNorm(2)
+    x = jnp.asarray(np.random.default_rng(0).normal(3, 2, (5, 4, 4, 2)).astype(np.float32))
+    weight = jnp.array([1.0, 0, 1, 1, 0])
+    out = norm(x, weight, train=True)
+    real = x[np.array([0, 2, 3])]
+    np.testing.assert_allclose(out[np.array([0, 2, 3])], (real - real.mean((0, 1, 2))) / real.std((0, 1, 2)), atol=1e-4)
+    np.testing.assert_allclose(norm.mean[...], 0.1 * real.mean((0, 1, 2)), rtol=1e-5)
+    np.testing.assert_allclose(norm.square[...], 0.9 + 0.1 * (real**2).mean((0, 1, 2)), rtol=1e-5)
+
+
+@pytest.mark.parametrize(("side", "size"), [(3, (9, 7)), (1, (6, 6))])
+def test_fast_convolution_gradients_are_the_convolutions(side, size):
+    keys = jax.random.split(jax.random.key(0), 3)
+    x = jax.random.normal(keys[0], (4, *size, 3))
+    kernel = jax.random.normal(keys[1], (side, side, 3, 5))
+    g = jax.random.normal(keys[2], (4, *size, 5))
+    ours, theirs = (jax.vjp(f, x, kernel)[1](g) for f in (convolution.conv, convolution._conv))
+    close(ours, theirs)
+
+
+def test_max_pool_leaves_an_odd_row_out():
+    x = jnp.arange(2 * 5 * 7 * 1.0).reshape(2, 5, 7, 1)
+    np.testing.assert_array_equal(convolution.max_pool_2x2(x), nnx.max_pool(x, (2, 2), strides=(2, 2)))
+
+
+def test_too_many_blocks_are_refused():
+    with pytest.raises(ValueError, match="at most 6"):
+        split_model(dataclasses.replace(TINY, blocks=7), nnx.Rngs(0))

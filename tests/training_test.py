@@ -1,0 +1,163 @@
+"""The loop's laws on the phantom: interrupted = uninterrupted, eight devices = one, pmap = jit, patients disjoint."""
+
+import dataclasses
+import json
+import os
+import signal
+
+import jax
+import numpy as np
+import pytest
+
+import cardiojax
+from cardiojax import data
+from cardiojax.config import Augment, Sfera, SferaNet
+from cardiojax.errors import DataError, InputError, Preempted, RunError, TrainingDiverged
+from cardiojax.train import loop, sfera
+from cardiojax.train.parallel import Parallel
+from cardiojax.train.run import Run
+
+CONFIG = Sfera(net=SferaNet(size_px=75, width=2, spatial_features=6, lstm_features=5, dropout=0.1),
+               batch=4, steps=4, evaluate_every=2, views=1, learning_rate=1e-2)
+ONE = {"training": "phantom/dsb_like:train", "validation": "phantom/dsb_like:validation"}
+
+
+def task_of(phantom_data, config=CONFIG):
+    splits = [data.open_split(ONE[k], phantom_data) for k in ("training", "validation")]
+    return sfera.SferaTask(config, *splits)
+
+
+def fit(task, path, stop_at=None, config=CONFIG):
+    settings = {"task": "sfera", "preset": "tiny", "config": dataclasses.asdict(config), "seed": 1, "data": ONE,
+                "parent": None}
+    parallel = Parallel(task, devices=jax.devices()[:1])
+    if stop_at:
+        step, count = parallel.step, [0]
+
+        def interrupting(*args):
+            count[0] += 1
+            if count[0] == stop_at:
+                os.kill(os.getpid(), signal.SIGTERM)
+            return step(*args)
+
+        parallel.step = interrupting
+    with Run(path, settings) as run:
+        return loop.fit(task, run, steps=config.steps, batch=config.batch, evaluate_every=config.evaluate_every,
+                        seed=1, parallel=parallel)
+
+
+@pytest.fixture(scope="module")
+def finished(phantom_data, tmp_path_factory):
+    """An uninterrupted run of four steps, and its metrics."""
+    path = tmp_path_factory.mktemp("run") / "whole"
+    return path, fit(task_of(phantom_data), path)
+
+
+@pytest.mark.slow
+def test_interrupted_is_uninterrupted(phantom_data, finished, tmp_path):
+    """Stopped by SIGTERM in the middle of an epoch and started again: the same model to the bit."""
+    whole, metrics = finished
+    with pytest.raises(Preempted, match="step 3 of 4"):
+        fit(task_of(phantom_data), tmp_path / "run", stop_at=3)
+    again = fit(task_of(phantom_data), tmp_path / "run")
+    assert again == metrics
+    a, b = (np.load(p / "model.npz") for p in (whole, tmp_path / "run"))
+    assert a.files == b.files
+    for name in a.files:
+        np.testing.assert_array_equal(a[name], b[name], err_msg=name)
+
+
+def test_a_run_folder_is_whole(finished):
+    path, metrics = finished
+    config = json.loads((path / "config.json").read_text())
+    assert config["task"] == "sfera"
+    assert config["config"]["net"]["width"] == 2
+    lines = [json.loads(line) for line in (path / "metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines if line["kind"] == "train"] == [1, 2, 3, 4]
+    assert lines[-1]["edv_rmse"] == metrics["edv_rmse"]
+    assert list((path / "tensorboard").iterdir())
+    model = cardiojax.load(path)
+    np.testing.assert_array_equal(model.mean_predictor, np.load(path / "model.npz")["mean_predictor"])
+
+
+def test_a_run_of_other_settings_is_not_gone_on_with(phantom_data, finished):
+    other = dataclasses.replace(CONFIG, learning_rate=0.5)
+    with pytest.raises(RunError, match=r"learning_rate 0.01, not 0.5"):
+        fit(task_of(phantom_data, other), finished[0], config=other)
+
+
+def test_nan_stops_the_run_and_names_the_step(phantom_data, tmp_path):
+    wild = dataclasses.replace(CONFIG, learning_rate=1e30, clip_norm=1e30)
+    with pytest.raises(TrainingDiverged, match="at step 2"):
+        fit(task_of(phantom_data, wild), tmp_path / "run", config=wild)
+
+
+@pytest.mark.slow
+def test_one_device_is_eight_and_jit_is_pmap(phantom_data):
+    """Gradients (as SGD steps), statistics and metrics, with unequal numbers of real slices a device."""
+    import optax
+    config = dataclasses.replace(CONFIG, batch=8, net=dataclasses.replace(CONFIG.net, dropout=0.3))
+    task = task_of(phantom_data, config)
+    task.optimiser = optax.sgd(1.0)                    # so that the step shows the gradients themselves
+    batch = next(task.batches(seed=0))
+    assert len(set(batch.n_slices.tolist())) > 1
+    key, results = jax.random.key(3), []
+    for mode, devices in (("jit", 1), ("jit", 8), ("pmap", 8), ("pmap", 2)):
+        parallel = Parallel(task, mode, jax.devices()[:devices])
+        state, metrics = parallel.step(parallel.place(task.init(jax.random.key(0))), batch, key)
+        results.append(jax.device_get((parallel.one(state).params, parallel.one(state).stats, metrics)))
+    start = task.init(jax.random.key(0)).params
+    for other in results[1:]:
+        for a, b, s in zip(*map(jax.tree.leaves, (results[0][0], other[0], start)), strict=True):
+            np.testing.assert_allclose(a - s, b - s, rtol=2e-4, atol=2e-6)
+        for a, b in zip(*map(jax.tree.leaves, (results[0][1:], other[1:])), strict=True):
+            np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6)
+
+
+def test_an_indivisible_batch_is_refused(phantom_data, tmp_path):
+    with pytest.raises(InputError, match=r"batch of 6 studies does not divide over 8 devices; 8 or 8 would"):
+        sfera.train(dataclasses.replace(CONFIG, batch=6), preset="tiny", training=ONE["training"],
+                    validation=None, data_dir=phantom_data, run=tmp_path / "run")
+
+
+def test_a_patient_is_in_one_split_only(phantom_data, tmp_path):
+    splits = [data.open_split(f"phantom/dsb_like:{s}", phantom_data) for s in ("train", "validation", "test")]
+    for i, a in enumerate(splits):
+        for b in splits[i + 1:]:
+            assert not a.ancestors & b.ancestors
+    with pytest.raises(DataError, match="patients are in both"):
+        sfera.train(CONFIG, preset="tiny", training=ONE["training"], validation="phantom/dsb_like:train[:3]",
+                    data_dir=phantom_data, run=tmp_path / "run")
+
+
+def test_re_estimated_statistics_are_those_of_the_training_studies(phantom_data):
+    """The first BatchNorm of the first block, by hand: mean and mean square of its convolution over all slices."""
+    task = task_of(phantom_data, dataclasses.replace(CONFIG, batch=12))
+    state = task.init(jax.random.key(0))
+    stats = task.re_estimated(state.params)
+    from cardiojax.nets.conv import conv
+    images = np.concatenate([data.halve(task.training.study(i).frames) for i in range(12)]) / np.float32(255)
+    y = np.asarray(conv(images - 0.5, state.params["blocks"][0]["conv_0"]["kernel"][...]))
+    found = stats["blocks"][0]["norm_0"]
+    np.testing.assert_allclose(found["mean"][...], y.mean((0, 1, 2)), rtol=1e-3, atol=1e-5)
+    np.testing.assert_allclose(found["square"][...], (y**2).mean((0, 1, 2)), rtol=1e-3)
+
+
+def test_predicting_a_record_is_evaluating_it(phantom_data, finished):
+    """One path: alone, in a batch and from the study as it was read."""
+    from cardiojax import phantom
+    model = cardiojax.load(finished[0])
+    split = data.open_split("phantom/dsb_like:test", phantom_data)
+    for i, (study, p) in enumerate(model.predict_split(split, batch=3)):
+        alone, read = model.predict(study), model.predict(phantom.study("dsb_like", 16 + i))
+        for field in ("edv_ml", "esv_ml", "ef_percent", "edv_std_ml", "ef_std_percent"):
+            assert getattr(alone, field) == pytest.approx(getattr(p, field), rel=1e-4)
+            assert getattr(read, field) == pytest.approx(getattr(p, field), rel=1e-4)
+
+
+def test_finetuning_keeps_the_parents_scaling(phantom_data, finished, tmp_path):
+    sfera.train(dataclasses.replace(CONFIG, batch=8, steps=1), preset="tiny", training="phantom/dsb_like:validation,phantom/dsb_like:test",
+                validation=ONE["training"], data_dir=phantom_data, run=tmp_path / "child", init=finished[0])
+    parent, child = (np.load(p / "model.npz") for p in (finished[0], tmp_path / "child"))
+    np.testing.assert_array_equal(parent["scaling/high"], child["scaling/high"])
+    assert Augment()                                   # settings are plain values
