@@ -36,8 +36,8 @@ class StudyBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     """Turns (study_id, read) pairs into records. `failures` names what could not be read, with its reason."""
 
     VERSION = tfds.core.Version("1.0.0")
-    RELEASE_NOTES = {"1.0.0": "First release."}          # noqa: RUF012 (TFDS reads a plain dict)
-    BUILDER_CONFIGS = [FULL, TRIMMED, IMAGE_CENTRE]      # noqa: RUF012
+    RELEASE_NOTES = {"1.0.0": "First release."}
+    BUILDER_CONFIGS = [FULL, TRIMMED, IMAGE_CENTRE]
 
     def __init__(self, *, file_format="array_record", **kwargs):
         super().__init__(file_format=file_format, **kwargs)

@@ -44,7 +44,6 @@ def main(argv: list[str]) -> int:
     args = tyro.cli(Build, args=argv, prog="cardiojax build")
     import tensorflow_datasets as tfds
 
-    import data_builders
 
     cls = tfds.builder_cls(args.name)
     known = [c.name for c in cls.BUILDER_CONFIGS]
@@ -91,8 +90,8 @@ def build(builder, args: Build) -> int:
         f"{name} {s.num_examples}" for name, s in builder.info.splits.items()) + f" studies in {builder.data_dir}",
         soft_wrap=True)
     if builder.failures:
-        console.print(f"{len(builder.failures)} studies left out: {', '.join(builder.failures)} (reasons in {log_file})",
-                      soft_wrap=True)
+        console.print(f"{len(builder.failures)} studies left out: {', '.join(builder.failures)} "
+                      f"(reasons in {log_file})", soft_wrap=True)
     return len(builder.failures)
 
 

@@ -29,7 +29,6 @@ class Evaluate:
 def main(argv: list[str]) -> int:
     args = tyro.cli(Evaluate, args=argv, prog="cardiojax evaluate")
     import cardiojax
-    import data_builders
     from cardiojax.data import open_split
     from cardiojax.evaluate import report
 

@@ -87,11 +87,12 @@ def test_build_trains_on_dicom(run, tmp_path, capsys):
         for file in folder.iterdir():
             file.write_bytes(file.read_bytes()[:100])
     table = source / "train.csv"
-    table.write_text("\n".join(line for line in table.read_text().splitlines() if not line.startswith("3,")) + "\n")
+    kept = [line for line in table.read_text().splitlines() if not line.startswith("3,")]
+    table.write_text("\n".join(kept) + "\n")
     (source / "train" / "7" / "study" / "sax_1").mkdir(parents=True)
     code, _, err = cardiojax(capsys, "build", "kaggle_dsb", "--source", source, "--data-dir", tmp_path / "data")
     assert code == 1
-    assert "study 2: 3 slices, left out of training" in err or "study 2: no slice" in err or "study 2:" in err
+    assert "study 2: 3 slices, left out of training" in err
     assert "study 3: no volumes in any CSV" in err
     assert "study 7: no DICOM files" in err
     assert "study 7:" in (tmp_path / "data" / "kaggle_dsb" / "build.log").read_text()

@@ -11,7 +11,7 @@ import pytest
 
 import cardiojax
 from cardiojax import data
-from cardiojax.config import Augment, Sfera, SferaNet
+from cardiojax.config import Sfera, SferaNet
 from cardiojax.errors import DataError, InputError, Preempted, RunError, TrainingDiverged
 from cardiojax.train import loop, sfera
 from cardiojax.train.parallel import Parallel
@@ -156,8 +156,8 @@ def test_predicting_a_record_is_evaluating_it(phantom_data, finished):
 
 
 def test_finetuning_keeps_the_parents_scaling(phantom_data, finished, tmp_path):
-    sfera.train(dataclasses.replace(CONFIG, batch=8, steps=1), preset="tiny", training="phantom/dsb_like:validation,phantom/dsb_like:test",
+    training = "phantom/dsb_like:validation,phantom/dsb_like:test"
+    sfera.train(dataclasses.replace(CONFIG, batch=8, steps=1), preset="tiny", training=training,
                 validation=ONE["training"], data_dir=phantom_data, run=tmp_path / "child", init=finished[0])
     parent, child = (np.load(p / "model.npz") for p in (finished[0], tmp_path / "child"))
     np.testing.assert_array_equal(parent["scaling/high"], child["scaling/high"])
-    assert Augment()                                   # settings are plain values

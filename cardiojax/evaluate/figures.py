@@ -22,7 +22,8 @@ def scatter(predicted: np.ndarray, truth: np.ndarray, file: Path):
         high = max(predicted[:, k].max(), truth[:, k].max())
         axis.plot([low, high], [low, high], color="0.6", linewidth=1)
         axis.scatter(truth[:, k], predicted[:, k], s=14, alpha=0.7)
-        axis.set(title=f"{TITLES[k]}: RMSE {result['rmse']:.1f}, r {result['r']:.2f}", xlabel="true", ylabel="predicted")
+        axis.set(title=f"{TITLES[k]}: RMSE {result['rmse']:.1f}, r {result['r']:.2f}", xlabel="true",
+                 ylabel="predicted")
         axis.set_aspect("equal")
     _save(figure, file)
 

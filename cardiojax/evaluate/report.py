@@ -23,6 +23,7 @@ def evaluate(predictor: Predictor, split: Split, out: Path) -> dict:
     accumulator = Accumulator(predictor.mean_predictor)
     rows = []
     for study, p in predictor.predict_split(split):
+        assert study.volumes_ml is not None          # `open_split` has left such studies out
         accumulator.add(np.array([[p.edv_ml, p.esv_ml]]), study.volumes_ml[None])
         true = with_ef(np.asarray(study.volumes_ml, np.float64)[None])[0]
         rows.append({**p.row(), **{f"true_{name}": f"{v:.2f}" for name, v in

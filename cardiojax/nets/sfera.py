@@ -1,5 +1,6 @@
 """SFERA: a residual encoder of each slice, a BiLSTM over the stack, volumes out (paper, Methods, Fig. 7)."""
 
+import itertools
 from typing import Literal, NamedTuple
 
 import jax
@@ -82,7 +83,7 @@ class Sfera(nnx.Module):
                              f"{size_px.bit_length() - 1}")
         channels = [2] + [width * 2**i for i in range(blocks)]
         self.blocks = nnx.List([ResidualBlock(a, b, dtype, rngs)
-                                for a, b in zip(channels[:-1], channels[1:], strict=True)])
+                                for a, b in itertools.pairwise(channels)])
         side = size_px // 2**blocks
         self.spatial = nnx.Linear(side * side * channels[-1], spatial_features, dtype=dtype, rngs=rngs)
         self.lstm = nnx.Bidirectional(*(

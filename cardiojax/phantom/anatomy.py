@@ -27,7 +27,8 @@ class Variant:
 
 # After the paper's Fig. 1a and 1b and its Methods: Dataset 1 has a wide, left-skewed EF, Dataset 2 a narrow one.
 VARIANTS = {
-    "dsb_like": Variant((61, 8, 10, 80), 0.14, (160, 50, 60, 420), (10.0, 10.0, 10.0, 9.0), 8.0, (0.9, 1.7), 0.28, 0.035),
+    "dsb_like": Variant((61, 8, 10, 80), 0.14, (160, 50, 60, 420), (10.0, 10.0, 10.0, 9.0), 8.0, (0.9, 1.7), 0.28,
+                        0.035),
     "ukb_like": Variant((59, 6, 35, 78), 0.01, (148, 32, 75, 280), (8.0, 8.0, 10.0), 8.0, (1.8, 2.1), 0.36, 0.02),
 }
 

@@ -2,9 +2,9 @@
 
 from pathlib import Path
 
+from cardiojax.errors import StudyError
 from cardiojax.readers.dicom import read_dicom_study
 from cardiojax.readers.nifti import existing, read_acdc, read_nifti_study
-from cardiojax.errors import StudyError
 from cardiojax.study import Study
 
 __all__ = ["find_studies", "read_acdc", "read_dicom_study", "read_nifti_study", "read_study"]
@@ -31,7 +31,7 @@ def find_studies(path: Path) -> list[Path]:
     if not path.is_dir() or is_study(path):
         return [path]
     found = sorted({p for child in path.iterdir() if child.is_dir() for p in find_studies(child)
-                    if is_study(p) or p == child and not any(c.is_dir() for c in child.iterdir())})
+                    if is_study(p) or (p == child and not any(c.is_dir() for c in child.iterdir()))})
     return found or [path]
 
 

@@ -13,9 +13,9 @@ import nibabel as nib
 import numpy as np
 import pydicom
 
+from cardiojax.errors import StudyError
 from cardiojax.readers import geometry
 from cardiojax.readers.geometry import Plane
-from cardiojax.errors import StudyError
 from cardiojax.study import Study
 
 log = logging.getLogger("cardiojax")

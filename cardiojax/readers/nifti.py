@@ -7,8 +7,8 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 
-from cardiojax.readers import geometry
 from cardiojax.errors import StudyError
+from cardiojax.readers import geometry
 from cardiojax.study import Study
 
 log = logging.getLogger("cardiojax")
@@ -63,7 +63,8 @@ def acdc_info(folder: Path) -> dict[str, str]:
     try:
         parser.read_string("[info]\n" + (folder / "Info.cfg").read_text())
         info = dict(parser["info"])
-        int(info["ED"]), int(info["ES"])
+        for phase in ("ED", "ES"):
+            int(info[phase])
     except (OSError, configparser.Error, KeyError, ValueError) as error:
         raise StudyError(f"study {folder.name}: Info.cfg does not name the ED and ES frames ({error})") from None
     return info

@@ -199,7 +199,8 @@ def train(config: SferaConfig, *, preset: str, training: str, validation: str | 
         validation = training.partition(":")[0] + ":validation"
     validation_split = data.open_split(validation, data_dir)
     if shared := training_split.ancestors & validation_split.ancestors:
-        raise DataError(f"{len(shared)} patients are in both {training} and {validation}: {', '.join(sorted(shared)[:3])}")
+        raise DataError(f"{len(shared)} patients are in both {training} and {validation}: "
+                        f"{', '.join(sorted(shared)[:3])}")
     parallel.check_batch(config.batch, len(jax.devices()))
     parent = None
     if init is not None:

@@ -5,8 +5,8 @@ import functools
 import logging
 from pathlib import Path
 
-from cardiojax.readers.nifti import acdc_info, read_acdc
 from cardiojax.errors import StudyError
+from cardiojax.readers.nifti import acdc_info, read_acdc
 from cardiojax.study import Study
 from data_builders.study_builder import Source, StudyBuilder, fixed_fraction
 

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
-from cardiojax.readers.dicom import read_dicom_study
 from cardiojax.errors import StudyError
+from cardiojax.readers.dicom import read_dicom_study
 from cardiojax.study import Study
 from data_builders.study_builder import Source, StudyBuilder, fixed_fraction
 

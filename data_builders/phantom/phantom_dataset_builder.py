@@ -15,7 +15,7 @@ SPLITS = {"train": (0, 120), "validation": (120, 12), "test": (132, 30)}      # 
 class Builder(StudyBuilder):
     """`phantom/dsb_like` (wide EF) and `phantom/ukb_like` (narrow EF); 120 / 12 / 30 studies each."""
 
-    BUILDER_CONFIGS = [  # noqa: RUF012
+    BUILDER_CONFIGS = [
         StudyConfig(name="dsb_like", description="Wide EF, 9–10 mm slice spacing, mixed pixel spacing."),
         StudyConfig(name="ukb_like", description="Narrow EF, 8–10 mm slice spacing, 1.8–2.1 mm pixels."),
     ]
