@@ -1,7 +1,6 @@
 """A study → volumes with deviations, by a trained run. Records and files on disk go through this one path."""
 
 import dataclasses
-import functools
 import logging
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -15,7 +14,7 @@ from cardiojax import data, records
 from cardiojax.config import Augment, Sfera, SferaNet
 from cardiojax.data import Batch
 from cardiojax.errors import RunError
-from cardiojax.preprocess import prepare
+from cardiojax.preprocess import SIZE_PX, prepare
 from cardiojax.readers import read_study
 from cardiojax.ridge import Ridge
 from cardiojax.study import Study
@@ -74,7 +73,7 @@ class Predictor:
         """
         if not isinstance(study, Study):
             study = read_study(Path(study))
-        if study.frames.dtype != np.uint8 or study.frames.shape[1] != records.STACK[1]:
+        if study.frames.dtype != np.uint8 or study.frames.shape[1] != SIZE_PX:
             study = prepare(study, centre)
         sample = data.sample(records.encode(study), self.config.net.size_px, -(-len(study) // 4) * 4)
         return next(self.predictions([study.study_id], [len(study)], data.collate([sample])))
@@ -105,7 +104,7 @@ class Predictor:
         return volumes(self.ridge, self.scaling, features, batch.slice_spacing_mm)
 
 
-@functools.partial(jax.jit)
+@jax.jit
 def volumes(ridge: Ridge, scaling: Scaling, features, spacing_mm):
     """Features → volumes (ml), their deviations, EF (percent) and its deviation by the delta method."""
     scaled, scaled_std = ridge.predict(features)

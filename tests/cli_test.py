@@ -124,7 +124,7 @@ def refusals(run: Path, data: Path, tmp: Path) -> dict[str, tuple[list, str]]:
         "no such study": (["predict", tmp / "nowhere", *out], "does not exist"),
         "no such run": (["predict", text, "--run", tmp / "norun", "--csv", tmp / "x.csv"], "is not a run folder"),
         "no source": (["build", "acdc", "--data-dir", data], "needs --source. Register at"),
-        "empty source": (["build", "acdc", "--source", empty, "--data-dir", data], "is empty or no folder. Register at"),
+        "empty source": (["build", "acdc", "--source", empty, "--data-dir", data], "is empty or no folder. Register"),
         "wrong source": (["build", "acdc", "--source", text, "--data-dir", data], "no ACDC patients"),
         "csv with words": (["build", "kaggle_dsb", "--source", bad_csv, "--data-dir", data],
                            "train.csv: Systole of study 1 is 'fifty'"),

@@ -115,7 +115,7 @@ def test_one_device_is_eight_and_jit_is_pmap(phantom_data):
 
 
 def test_an_indivisible_batch_is_refused(phantom_data, tmp_path):
-    with pytest.raises(InputError, match=r"batch of 6 studies does not divide over 8 devices; 8 or 8 would"):
+    with pytest.raises(InputError, match=r"batch of 6 studies does not divide over 8 devices; 8 would"):
         sfera.train(dataclasses.replace(CONFIG, batch=6), preset="tiny", training=ONE["training"],
                     validation=None, data_dir=phantom_data, run=tmp_path / "run")
 

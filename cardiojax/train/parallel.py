@@ -17,9 +17,9 @@ AXIS = "data"
 def check_batch(batch: int, devices: int):
     """Batch sizes are global. Raises InputError with the sizes that fit."""
     if batch % devices:
-        low = max(devices, batch // devices * devices)
+        fit = sorted({max(devices, batch // devices * devices), (batch // devices + 1) * devices})
         raise InputError(f"a batch of {batch} studies does not divide over {devices} devices; "
-                         f"{low} or {(batch // devices + 1) * devices} would")
+                         f"{' or '.join(map(str, fit))} would")
 
 
 class Parallel:
