@@ -58,7 +58,7 @@ def acdc_patient():
             truth[4:4 + size, 6:6 + size] = label
             for data, name in ((rng.uniform(0, 200, shape).astype(np.float32), ""), (truth, "_gt")):
                 out = nib.Nifti1Image(data, np.diag([-1.0, -1, 1, 1]))      # as published: no spacing in the affine
-                out.header.set_zooms(spacing)
+                out.header["pixdim"][1:4] = spacing
                 out.header["sform_code"] = 2
                 nib.save(out, folder / f"{folder.name}_frame{frame:02d}{name}.nii.gz")
         return folder

@@ -100,6 +100,8 @@ def open_split(spec: str, data_dir: Path, need_volumes: bool = True) -> Split:
 
 
 def _open_one(spec: str, data_dir: Path) -> Sequence[dict]:
+    import data_builders  # noqa: F401  registers the datasets; late, for it imports this package
+
     name, colon, split = spec.partition(":")
     if not colon:
         raise DataError(f"'{spec}' is not NAME:SPLIT, for example acdc:train")

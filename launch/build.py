@@ -44,6 +44,8 @@ def main(argv: list[str]) -> int:
     args = tyro.cli(Build, args=argv, prog="cardiojax build")
     import tensorflow_datasets as tfds
 
+    import data_builders  # noqa: F401  registers the datasets
+
 
     cls = tfds.builder_cls(args.name)
     known = [c.name for c in cls.BUILDER_CONFIGS]

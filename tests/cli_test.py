@@ -2,10 +2,13 @@
 
 import csv
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
 
+import nibabel as nib
+import numpy as np
 import pytest
 
 from cardiojax.phantom.dicom import write_challenge, write_study
@@ -99,6 +102,33 @@ def test_build_trains_on_dicom(run, tmp_path, capsys):
     code, _, err = cardiojax(capsys, "build", "kaggle_dsb", "--source", source, "--data-dir", tmp_path / "data")
     assert code == 0
     assert "is built already" in err
+
+
+def test_bad_patients_are_named_and_the_good_are_built(tmp_path, capsys, acdc_patient):
+    """NaN pixels, an unknown label, a mask of another shape, no spacing, one slice, no ES, cut off: each by name."""
+    folder = tmp_path / "in" / "training"
+    for i in range(1, 4):
+        acdc_patient(folder / f"patient{i:03d}")
+    acdc_patient(folder / "patient011", label=9)
+    acdc_patient(folder / "patient012", spacing=(1.5, 1.5, 0.0))
+    acdc_patient(folder / "patient013", shape=(20, 24, 1))
+    acdc_patient(folder / "patient014", info="ED: 1\nES: 9\nGroup: NOR\n")
+    for name, change in (("patient015", lambda a: a * np.nan), ("patient016", lambda a: a[:, :-2])):
+        acdc_patient(folder / name)
+        file = folder / name / f"{name}_frame01{'' if name == 'patient015' else '_gt'}.nii.gz"
+        image = nib.load(file)
+        nib.save(nib.Nifti1Image(change(image.get_fdata()).astype(image.get_data_dtype()), None, image.header), file)
+    acdc_patient(folder / "patient017", shape=(90, 90, 9))
+    cut = folder / "patient017" / "patient017_frame02.nii.gz"
+    cut.write_bytes(cut.read_bytes()[:5000])
+    code, _, err = cardiojax(capsys, "build", "acdc", "--source", tmp_path / "in", "--data-dir", tmp_path / "out")
+    assert code == 1
+    for study, says in (("011", "unknown labels"), ("012", "slice spacing"), ("013", "1 slices, left out of training"),
+                        ("014", "patient014_frame09.nii.gz is missing"), ("015", "NaN"), ("016", "mask of shape"),
+                        ("017", "patient017_frame02.nii.gz")):
+        assert any(f"patient{study}" in line and says in line for line in err.splitlines()), (study, err)
+    summary = next(line for line in err.splitlines() if line.startswith("acdc/full/1.0.0:"))
+    assert sum(map(int, re.findall(r"(?:train|validation|test) (\d+)", summary))) == 3
 
 
 def refusals(run: Path, data: Path, tmp: Path) -> dict[str, tuple[list, str]]:

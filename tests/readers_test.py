@@ -135,3 +135,20 @@ def test_nothing_to_read(tmp_path, make, says):
     make(tmp_path / "s")
     with pytest.raises(StudyError, match=says):
         read_study(tmp_path / "s")
+
+
+def test_nifti_masks_on_another_grid_are_matched_by_position(tmp_path, acdc_patient):
+    """The mask's planes reversed, with an affine that says so: the same labels as in the image's own order."""
+    folder = acdc_patient(tmp_path / "patient001")
+    affine = np.diag([-1.5, -1.5, 10.0, 1])
+    rng = np.random.default_rng(0)
+    truth = rng.integers(0, 4, (20, 24, 6)).astype(np.uint8)
+    flipped = affine.copy()
+    flipped[2, 2], flipped[2, 3] = -10.0, 50.0
+    for frame in (1, 2):
+        image = np.asarray(nib.load(folder / f"patient001_frame{frame:02d}.nii.gz").dataobj)
+        nib.save(nib.Nifti1Image(image, affine), folder / f"patient001_frame{frame:02d}.nii.gz")
+        nib.save(nib.Nifti1Image(truth[:, :, ::-1], flipped), folder / f"patient001_frame{frame:02d}_gt.nii.gz")
+    labels = read_acdc(folder).masks[..., 0]
+    ours = np.array([0, 3, 2, 1])[truth].transpose(2, 1, 0)
+    assert np.array_equal(labels, ours) or np.array_equal(labels, ours[::-1])

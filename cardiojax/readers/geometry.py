@@ -93,10 +93,13 @@ def masks_onto(planes: list[Plane], mask: nib.nifti1.Nifti1Image, study_id: str,
     Planes pair one to one within 3 mm. A slice without a partner is background and is named, and so is a mask
     plane without a slice.
     """
-    to_voxel = np.linalg.inv(mask.affine @ np.diag([1.0, 1, 1, 1]))
+    to_voxel = np.linalg.inv(mask.affine)
     labels = np.asarray(mask.dataobj)
     if labels.ndim != 3:
         raise ValueError(f"mask of shape {labels.shape}, expected three axes")
+    if labels.shape[:2] not in (planes[0].shape, planes[0].shape[::-1]):
+        log.warning("study %s: %s mask of %d×%d pixels on slices of %d×%d, placed by position", study_id, phase,
+                    *labels.shape[:2], *planes[0].shape)
     normal = planes[0].normal
     lps = np.diag([-1.0, -1, 1, 1]) @ mask.affine
     middle = [(labels.shape[0] - 1) / 2, (labels.shape[1] - 1) / 2]
@@ -114,6 +117,7 @@ def masks_onto(planes: list[Plane], mask: nib.nifti1.Nifti1Image, study_id: str,
         points = plane.pixels_mm() * [-1, -1, 1]            # LPS → RAS
         voxel = points @ to_voxel[:3, :3].T + to_voxel[:3, 3]
         voxel[..., 2] = pairs[s]
+        # labels are whole numbers: the nearest one, and background outside of the mask's grid
         out[s] = ndimage.map_coordinates(labels, np.moveaxis(voxel, -1, 0), order=0, mode="constant")
     for k in sorted(set(range(labels.shape[2])) - set(pairs.values())):
         if labels[:, :, k].any():

@@ -32,11 +32,8 @@ def read_nifti_study(frames: Pair, masks: Pair | None = None, label_map: dict[in
         log.info("study %s: the affine lacks the spacing, pixdim %s mm is used", study_id, zooms)
     labels = None
     if masks:
-        planes = [load(m, study_id) for m in masks]
-        for mask in planes:
-            if mask.shape != ed.shape:
-                raise StudyError(f"study {study_id}: mask of shape {mask.shape}, image of {ed.shape}")
-        labels = stack([pixels(m, study_id) for m in planes])
+        labels = np.stack([read_mask(load(m, study_id), ed, phase, study_id)
+                           for m, phase in zip(masks, ("ED", "ES"), strict=True)], axis=-1)
         labels = relabel(labels, label_map, study_id)
     images = stack([pixels(i, study_id).astype(np.float32) for i in (ed, es)])
     normal_lps = ed.affine[:3, 2] * [-1, -1, 1]
@@ -44,6 +41,23 @@ def read_nifti_study(frames: Pair, masks: Pair | None = None, label_map: dict[in
         images, labels = images[::-1], None if labels is None else labels[::-1]
     return Study(study_id=study_id, frames=images, masks=labels, slice_spacing_mm=zooms[2],
                  pixel_spacing_mm=(zooms[1], zooms[0]))
+
+
+def read_mask(mask: nib.nifti1.Nifti1Image, image: nib.nifti1.Nifti1Image, phase: str, study_id: str) -> np.ndarray:
+    """Labels on the image's slices, (z, y, x): as they stand on the same grid, else matched by physical position."""
+    if np.allclose(mask.affine, image.affine, atol=1e-3):
+        if mask.shape != image.shape:
+            raise StudyError(f"study {study_id}: {phase} mask of shape {mask.shape}, image of {image.shape}")
+        return pixels(mask, study_id).transpose(2, 1, 0)
+    lps = np.diag([-1.0, -1, 1, 1]) @ image.affine
+    spacing = np.linalg.norm(lps[:3, :3], axis=0)
+    planes = [geometry.Plane((lps @ [0, 0, k, 1])[:3], lps[:3, 0] / spacing[0], lps[:3, 1] / spacing[1],
+                             (spacing[1], spacing[0]), (image.shape[1], image.shape[0]))
+              for k in range(image.shape[2])]
+    try:
+        return geometry.masks_onto(planes, mask, study_id, phase)
+    except (OSError, EOFError, ValueError) as error:
+        raise StudyError(f"study {study_id}: {phase} mask unreadable ({' '.join(str(error).split())})") from None
 
 
 def read_acdc(folder: Path) -> Study:

@@ -192,8 +192,6 @@ def features_of(graph, rest, params, stats, batch: Batch, views: int) -> Float[A
 def train(config: SferaConfig, *, preset: str, training: str, validation: str | None, data_dir: Path, run: Path,
           init: Path | None = None, seed: int = 0, mode: parallel.Mode = "jit") -> dict[str, float]:
     """Train (or go on training) a run folder; the last validation metrics. Raises InputError, Preempted."""
-    import data_builders  # noqa: F401  registers the datasets
-
     training_split = data.open_split(training, data_dir)
     if validation is None:
         validation = training.partition(":")[0] + ":validation"
