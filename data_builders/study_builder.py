@@ -1,6 +1,7 @@
 """What the builders share: the schema, array_record, and studies that fail by name instead of ending a build."""
 
 import hashlib
+import itertools
 import logging
 from collections.abc import Callable, Iterable, Iterator
 
@@ -45,6 +46,23 @@ class StudyBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
 
     def _info(self) -> tfds.core.DatasetInfo:
         return self.dataset_info_from_configs(features=records.features(), disable_shuffling=True)
+
+    def _splits(self, sources: dict[str, list[Source]]) -> dict[str, Iterable[tuple[str, dict]]]:
+        """The examples of each split. A split without any usable study is left out by name: TFDS would give up.
+
+        Raises StudyError where no split has one.
+        """
+        splits = {}
+        for name, members in sources.items():
+            examples = self._generate_examples(members, training=name != "test")
+            if (first := next(examples, None)) is None:
+                log.warning("split %s: none of its %d studies can be used, left out", name, len(members))
+            else:
+                splits[name] = itertools.chain([first], examples)
+        if not splits:
+            reason = next(iter(self.failures.values()), "none was found")
+            raise StudyError(f"no usable study among {len(self.failures)}: {reason}")
+        return splits
 
     def _generate_examples(self, sources: Iterable[Source], training: bool) -> Iterator[tuple[str, dict]]:
         for study_id, read in sources:

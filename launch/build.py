@@ -46,7 +46,6 @@ def main(argv: list[str]) -> int:
 
     import data_builders  # noqa: F401  registers the datasets
 
-
     cls = tfds.builder_cls(args.name)
     known = [c.name for c in cls.BUILDER_CONFIGS]
     if args.config and args.config not in known:
@@ -84,9 +83,6 @@ def build(builder, args: Build) -> int:
                 download_config=tfds.download.DownloadConfig(manual_dir=args.source, register_checksums=False))
     finally:
         log.removeHandler(handler)
-    if not any(s.num_examples for s in builder.info.splits.values()):
-        shutil.rmtree(builder.data_dir)
-        raise InputError(f"no study of {args.source} could be read; {len(builder.failures)} failed, see {log_file}")
     console = Console(stderr=True, highlight=False)
     console.print(f"{builder.info.full_name}: " + ", ".join(
         f"{name} {s.num_examples}" for name, s in builder.info.splits.items()) + f" studies in {builder.data_dir}",

@@ -123,12 +123,20 @@ def test_bad_patients_are_named_and_the_good_are_built(tmp_path, capsys, acdc_pa
     cut.write_bytes(cut.read_bytes()[:5000])
     code, _, err = cardiojax(capsys, "build", "acdc", "--source", tmp_path / "in", "--data-dir", tmp_path / "out")
     assert code == 1
-    for study, says in (("011", "unknown labels"), ("012", "slice spacing"), ("013", "1 slices, left out of training"),
+    for study, says in (("011", "unknown labels"), ("012", "has spacing [1.5, 1.5, 0.0] mm"), ("013", "1 slices, left out of training"),
                         ("014", "patient014_frame09.nii.gz is missing"), ("015", "NaN"), ("016", "mask of shape"),
                         ("017", "patient017_frame02.nii.gz")):
         assert any(f"patient{study}" in line and says in line for line in err.splitlines()), (study, err)
     summary = next(line for line in err.splitlines() if line.startswith("acdc/full/1.0.0:"))
     assert sum(map(int, re.findall(r"(?:train|validation|test) (\d+)", summary))) == 3
+
+
+def test_a_source_without_one_usable_study_is_refused(tmp_path, capsys, acdc_patient):
+    for i in range(4):
+        acdc_patient(tmp_path / "in" / f"patient{i:03d}", label=7)
+    code, _, err = cardiojax(capsys, "build", "acdc", "--source", tmp_path / "in", "--data-dir", tmp_path / "out")
+    assert code == 2
+    assert "no usable study among 4: study patient" in error_line(err)
 
 
 def refusals(run: Path, data: Path, tmp: Path) -> dict[str, tuple[list, str]]:

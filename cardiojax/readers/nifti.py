@@ -95,7 +95,12 @@ def existing(folder: Path, stem: str, required: bool = True) -> Path | None:
 
 def load(file: Path, study_id: str) -> nib.nifti1.Nifti1Image:
     try:
-        return nib.load(file)
+        image = nib.load(file)
+        with nib.openers.ImageOpener(str(file)) as stream:      # nibabel turns a spacing of zero into 1 mm, unasked
+            spacing = type(image.header).from_fileobj(stream, check=False)["pixdim"][1:4]
+        if not (np.isfinite(spacing).all() and np.all(spacing != 0)):
+            raise StudyError(f"study {study_id}: {Path(file).name} has spacing {spacing.tolist()} mm")
+        return image
     except (OSError, nib.filebasedimages.ImageFileError, EOFError) as error:
         raise StudyError(f"study {study_id}: cannot read {Path(file).name} ({' '.join(str(error).split())})") from None
 

@@ -32,8 +32,7 @@ class Builder(StudyBuilder):
         splits = split_by_group(training, hold_out=not testing)
         if testing:
             splits["test"] = testing
-        return {name: self._generate_examples(sources(folders), training=name != "test")
-                for name, folders in splits.items()}
+        return self._splits({name: sources(folders) for name, folders in splits.items()})
 
 
 def patients(folder: Path) -> list[Path]:

@@ -52,8 +52,7 @@ class Builder(StudyBuilder):
         here = {f.name for folders in found.values() for f in folders}
         for study_id in sorted(set(tables.volumes_ml) - here, key=numeric):
             log.info("study %s: named in the CSV, but there is no folder", study_id)
-        return {split: self._generate_examples(sources(folders, tables), training=split != "test")
-                for split, folders in found.items()}
+        return self._splits({name: sources(folders, tables) for name, folders in found.items()})
 
 
 def study_folders(folder: Path) -> list[Path]:
