@@ -123,7 +123,8 @@ def test_bad_patients_are_named_and_the_good_are_built(tmp_path, capsys, acdc_pa
     cut.write_bytes(cut.read_bytes()[:5000])
     code, _, err = cardiojax(capsys, "build", "acdc", "--source", tmp_path / "in", "--data-dir", tmp_path / "out")
     assert code == 1
-    for study, says in (("011", "unknown labels"), ("012", "has spacing [1.5, 1.5, 0.0] mm"), ("013", "1 slices, left out of training"),
+    for study, says in (("011", "unknown labels"), ("012", "has spacing [1.5, 1.5, 0.0] mm"),
+                        ("013", "1 slices, left out of training"),
                         ("014", "patient014_frame09.nii.gz is missing"), ("015", "NaN"), ("016", "mask of shape"),
                         ("017", "patient017_frame02.nii.gz")):
         assert any(f"patient{study}" in line and says in line for line in err.splitlines()), (study, err)

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import shutil
 import signal
 
 import jax
@@ -54,11 +55,18 @@ def finished(phantom_data, tmp_path_factory):
 
 
 @pytest.mark.slow
-def test_interrupted_is_uninterrupted(phantom_data, finished, tmp_path):
-    """Stopped by SIGTERM in the middle of an epoch and started again: the same model to the bit."""
+@pytest.mark.parametrize("killed", [False, True])
+def test_interrupted_is_uninterrupted(phantom_data, finished, tmp_path, killed):
+    """Stopped by SIGTERM in the middle of an epoch and started again: the same model to the bit.
+
+    Killed: its newest checkpoint was not finished, so that it goes on from the one before, written while the next
+    step ran.
+    """
     whole, metrics = finished
     with pytest.raises(Preempted, match="step 3 of 4"):
         fit(task_of(phantom_data), tmp_path / "run", stop_at=3)
+    if killed:
+        shutil.rmtree(tmp_path / "run" / "checkpoints" / "3")
     again = fit(task_of(phantom_data), tmp_path / "run")
     assert again == metrics
     a, b = (np.load(p / "model.npz") for p in (whole, tmp_path / "run"))

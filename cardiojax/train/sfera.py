@@ -149,14 +149,15 @@ class SferaTask:
 
     def re_estimated(self, params: nnx.State) -> nnx.State:
         """Batch statistics that belong to `params`: means over the training studies, as they are predicted on."""
-        totals, count = None, 0
+        totals, studies, slices = None, 0, 0
         for batch in self._batches(self.training):
-            moments = self._moments(params, batch)
+            here = int(batch.n_slices[batch.real].sum())
+            moments = jax.tree.map(lambda m, n=here: n * m, self._moments(params, batch))
             totals = moments if totals is None else jax.tree.map(jnp.add, totals, moments)
-            count += 1
-            if count * self.config.batch >= STATISTICS_STUDIES:
+            slices, studies = slices + here, studies + int(batch.real.sum())
+            if studies >= STATISTICS_STUDIES:
                 break
-        return jax.tree.map(lambda total: total / count, totals)
+        return jax.tree.map(lambda total: total / slices, totals)
 
     def _batches(self, split: Split) -> Iterable[Batch]:
         return data.evaluation_batches(split, size_px=self.config.net.size_px, batch=self.config.batch,
