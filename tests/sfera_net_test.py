@@ -76,6 +76,14 @@ def test_a_prediction_does_not_depend_on_its_companions(stacks):
         close(together[1][i], alone[1][0])
 
 
+def test_bfloat16_convolves_near_float32_and_keeps_parameters(stacks):
+    frames, n = stacks
+    exact, fast = (run(dataclasses.replace(TINY, dtype=d), frames, n) for d in ("float32", "bfloat16"))
+    assert {str(g.dtype) for g in fast[3]} == {"float32"}
+    assert not np.array_equal(exact[1], fast[1])
+    np.testing.assert_allclose(exact[1], fast[1], atol=0.05 * float(np.abs(exact[1]).max()))
+
+
 def test_masked_batch_norm_by_hand():
     norm = MaskedBatchNorm(2)
     x = jnp.asarray(np.random.default_rng(0).normal(3, 2, (5, 4, 4, 2)).astype(np.float32))
