@@ -82,7 +82,7 @@ SFERA_PRESETS = {
     "small": Sfera(net=SferaNet(size_px=75, width=16), batch=8, steps=2000, evaluate_every=500),
     "tiny": Sfera(net=SferaNet(size_px=75, width=4, spatial_features=32, lstm_features=32, dropout=0.0),
                   augment=Augment(rotation_deg=15.0, shift_mm=6.0, scale=0.1, flip=False, reverse=False, intensity=0.1),
-                  batch=8, steps=500, learning_rate=3e-3, evaluate_every=250, views=1),
+                  batch=8, steps=420, learning_rate=3e-3, evaluate_every=210, views=1),
 }
 
 
