@@ -80,6 +80,7 @@ def test_a_study_of_the_real_challenge(shared, caplog, monkeypatch):
         root / "annotations" / "masks" / f"11_{p}.nii.gz" for p in ("ED", "ES")))
     assert "slice sax_930 dropped: same position as sax_931" in caplog.text
     assert "gap of 20.0 mm" in caplog.text
+    assert "has no slice within 3 mm" in caplog.text
     with (root / "train.csv").open() as stream:
         row = next(r for r in csv.DictReader(stream) if r["Id"] == "11")
     assert study.volumes_from_masks_ml()[0] == pytest.approx(float(row["Diastole"]), rel=0.2)
