@@ -120,6 +120,6 @@ def masks_onto(planes: list[Plane], mask: nib.nifti1.Nifti1Image, study_id: str,
         # labels are whole numbers: the nearest one, and background outside of the mask's grid
         out[s] = ndimage.map_coordinates(labels, np.moveaxis(voxel, -1, 0), order=0, mode="constant")
     for k in sorted(set(range(labels.shape[2])) - set(pairs.values())):
-        log.warning("study %s: %s mask plane %d at %.1f mm has no slice within %g mm, dropped%s", study_id, phase, k + 1,
-                    mask_mm[k], MASK_TOLERANCE_MM, "" if labels[:, :, k].any() else " (it is empty)")
+        log.warning("study %s: %s mask plane %d at %.1f mm has no slice within %g mm, dropped%s", study_id, phase,
+                    k + 1, mask_mm[k], MASK_TOLERANCE_MM, "" if labels[:, :, k].any() else " (it is empty)")
     return out
