@@ -23,3 +23,8 @@ class TrainingDiverged(InputError):
 
 class Preempted(Exception):
     """Training was asked to stop (SIGTERM) and has saved everything; the same command goes on."""
+
+
+def one_line(error: BaseException) -> str:
+    """What a library's error says, as part of one of our lines."""
+    return " ".join(str(error).split())[:160] or type(error).__name__

@@ -11,9 +11,9 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 
-from cardiojax.errors import StudyError
+from cardiojax.errors import StudyError, one_line
 from cardiojax.readers import geometry
-from cardiojax.readers.dicom_header import Image, one_line, read_headers
+from cardiojax.readers.dicom_header import Image, read_headers
 from cardiojax.readers.geometry import Plane
 from cardiojax.study import Study
 

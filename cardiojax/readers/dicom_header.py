@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pydicom
 
-from cardiojax.errors import StudyError
+from cardiojax.errors import StudyError, one_line
 from cardiojax.readers.geometry import Plane
 
 log = logging.getLogger("cardiojax")
@@ -81,7 +81,3 @@ def read_header(file: Path) -> Image:
         phases=int(count) if count else None,
         thickness_mm=float(thickness) if thickness is not None else None,
         slice_location=float(location) if location is not None else None)
-
-
-def one_line(error: BaseException) -> str:
-    return " ".join(str(error).split())[:160] or type(error).__name__

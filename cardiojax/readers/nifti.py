@@ -7,7 +7,7 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 
-from cardiojax.errors import StudyError
+from cardiojax.errors import StudyError, one_line
 from cardiojax.readers import geometry
 from cardiojax.study import Study
 
@@ -57,7 +57,7 @@ def read_mask(mask: nib.nifti1.Nifti1Image, image: nib.nifti1.Nifti1Image, phase
     try:
         return geometry.masks_onto(planes, mask, study_id, phase)
     except (OSError, EOFError, ValueError) as error:
-        raise StudyError(f"study {study_id}: {phase} mask unreadable ({' '.join(str(error).split())})") from None
+        raise StudyError(f"study {study_id}: {phase} mask unreadable ({one_line(error)})") from None
 
 
 def read_acdc(folder: Path) -> Study:
@@ -102,7 +102,7 @@ def load(file: Path, study_id: str) -> nib.nifti1.Nifti1Image:
             raise StudyError(f"study {study_id}: {Path(file).name} has spacing {spacing.tolist()} mm")
         return image
     except (OSError, nib.filebasedimages.ImageFileError, EOFError) as error:
-        raise StudyError(f"study {study_id}: cannot read {Path(file).name} ({' '.join(str(error).split())})") from None
+        raise StudyError(f"study {study_id}: cannot read {Path(file).name} ({one_line(error)})") from None
 
 
 def pixels(image: nib.nifti1.Nifti1Image, study_id: str) -> np.ndarray:
@@ -110,7 +110,7 @@ def pixels(image: nib.nifti1.Nifti1Image, study_id: str) -> np.ndarray:
         return np.asarray(image.dataobj)
     except (OSError, EOFError, ValueError, nib.filebasedimages.ImageFileError) as error:
         name = Path(image.get_filename() or "image").name
-        raise StudyError(f"study {study_id}: {name} is truncated ({' '.join(str(error).split())})") from None
+        raise StudyError(f"study {study_id}: {name} is truncated ({one_line(error)})") from None
 
 
 def stack(pair: list[np.ndarray]) -> np.ndarray:

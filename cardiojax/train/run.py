@@ -1,6 +1,5 @@
 """The run folder: config.json (before step 1), checkpoints/, metrics.jsonl, tensorboard/, model.npz."""
 
-import dataclasses
 import json
 import os
 import subprocess
@@ -188,7 +187,3 @@ def into_state(like: nnx.State, arrays: dict[str, np.ndarray], prefix: str) -> n
     state = jax.tree.map(lambda leaf: leaf, like)
     nnx.replace_by_pure_dict(state, fill(nnx.to_pure_dict(like), prefix))
     return state
-
-
-def as_dict(config: Any) -> dict[str, Any]:
-    return dataclasses.asdict(config)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from cardiojax.errors import StudyError
+from cardiojax.errors import StudyError, one_line
 from cardiojax.readers.dicom import read_dicom_study
 from cardiojax.study import Study
 from data_builders.study_builder import Source, StudyBuilder, fixed_fraction
@@ -88,7 +88,7 @@ def read_annotated(folder: Path, tables: Tables) -> Study:
     except (OSError, EOFError, ValueError) as error:
         if isinstance(error, StudyError):
             raise
-        raise StudyError(f"study {study_id}: mask unreadable ({' '.join(str(error).split())})") from None
+        raise StudyError(f"study {study_id}: mask unreadable ({one_line(error)})") from None
     if masks is None:
         log.info("study %s: no masks", study_id)
     if study_id not in tables.volumes_ml:
