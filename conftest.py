@@ -1,6 +1,7 @@
 """Eight fake devices everywhere, one compilation cache, nothing optimised: tests check numbers, not speed."""
 
 import os
+import signal
 import tempfile
 from pathlib import Path
 
@@ -17,6 +18,20 @@ import numpy as np  # noqa: E402
 import pytest  # noqa: E402
 
 jax.config.update("jax_disable_most_optimizations", True)
+
+
+def terminate_at(parallel, step: int):
+    """The process gets SIGTERM as its `step`-th step begins."""
+    original, count = parallel.step, [0]
+
+    def interrupting(*args):
+        count[0] += 1
+        if count[0] == step:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return original(*args)
+
+    parallel.step = interrupting
+
 
 SHARED = Path(__file__).parents[1] / "shared" / "data"
 

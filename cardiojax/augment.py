@@ -4,8 +4,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, UInt8
 
-from cardiojax.config import Augment
+from cardiojax.config import Augment, Warp
 from cardiojax.preprocess import SIZE_PX
+from cardiojax.units import LABELS
 
 
 def study_keys(key: Array, count: int, first=0) -> Array:
@@ -25,21 +26,43 @@ def augment(keys: Array, frames: UInt8[Array, "b s h w 2"], n_slices: Int[Array,
 
 def _augment_study(key, frames, n, volumes, areas, config: Augment):
     k = jax.random.split(key, 9)
-
-    def uniform(i, bound):
-        return jax.random.uniform(k[i], minval=-bound, maxval=bound)
-
     reverse = jax.random.bernoulli(k[0]) & config.reverse
     frames, areas = reverse_slices(frames, n, reverse), reverse_slices(areas, n, reverse)
-    scale = jnp.exp(uniform(1, jnp.log1p(config.scale)))
-    mirror = jnp.where(jax.random.bernoulli(k[2]) & config.flip, -1.0, 1.0)
-    angle = jnp.deg2rad(uniform(3, config.rotation_deg))
-    shift = jax.random.uniform(k[4], (2,), minval=-1, maxval=1) * config.shift_mm * frames.shape[1] / SIZE_PX
-    warped = warp(frames, angle, mirror, scale, shift)
-    gamma, contrast = jnp.exp(uniform(5, config.intensity)), jnp.exp(uniform(6, config.intensity))
-    brightness = uniform(7, config.intensity / 2)
+    place = _placement(k[1:5], config, frames.shape[1])
+    scale, warped = place[2], warp(frames, *place)
+    gamma, contrast = (jnp.exp(_uniform(k[i], config.intensity)) for i in (5, 6))
+    brightness = _uniform(k[7], config.intensity / 2)
     images = jnp.clip((warped**gamma - 0.5) * contrast + 0.5 + brightness, 0.0, 1.0)
     return images, volumes * scale**2, areas * scale**2
+
+
+def augment_frames(keys: Array, images: UInt8[Array, "b h w"], masks: UInt8[Array, "b h w"], config: Warp
+                   ) -> tuple[Float[Array, "b h w"], Int[Array, "b h w"]]:
+    """Single images, in [0, 1], moved together with their masks; mirrored into what a move uncovers.
+
+    A pixel of the moved mask gets the label with the largest share of it.
+    """
+    return jax.vmap(_augment_frame, in_axes=(0, 0, 0, None))(keys, images, masks, config)
+
+
+def _augment_frame(key, image, mask, config: Warp):
+    place = _placement(jax.random.split(key, 4), config, len(image))
+    planes = jnp.concatenate([image[..., None] / 255.0, jax.nn.one_hot(mask, len(LABELS))], axis=-1)
+    moved = warp(255.0 * planes[None], *place, reflect=True)[0]
+    return moved[..., 0], jnp.argmax(moved[..., 1:], axis=-1)
+
+
+def _uniform(key, bound):
+    return jax.random.uniform(key, minval=-bound, maxval=bound)
+
+
+def _placement(k, config: Warp, size_px: int):
+    """Random angle (radians), mirror (±1), scale and shift (pixels), as `warp` takes them."""
+    scale = jnp.exp(_uniform(k[0], jnp.log1p(config.scale)))
+    mirror = jnp.where(jax.random.bernoulli(k[1]) & config.flip, -1.0, 1.0)
+    angle = jnp.deg2rad(_uniform(k[2], config.rotation_deg))
+    shift = jax.random.uniform(k[3], (2,), minval=-1, maxval=1) * config.shift_mm * size_px / SIZE_PX
+    return angle, mirror, scale, shift
 
 
 def reverse_slices(stack: Array, n: Int[Array, ""], reverse) -> Array:
@@ -48,13 +71,18 @@ def reverse_slices(stack: Array, n: Int[Array, ""], reverse) -> Array:
     return jnp.take(stack, jnp.where(reverse & (at < n), n - 1 - at, at), axis=0)
 
 
-def warp(frames: UInt8[Array, "s h w 2"], angle, mirror, scale, shift) -> Float[Array, "s h w 2"]:
-    """Rotate by `angle` (radians), mirror (±1), scale and shift (pixels) about the centre: bilinear, 0 outside."""
+def warp(frames: Array, angle, mirror, scale, shift, reflect: bool = False) -> Float[Array, "s h w c"]:
+    """Rotate by `angle` (radians), mirror (±1), scale and shift (pixels) about the centre: bilinear; 0–255 to 0–1.
+
+    frames: (S, H, W, C). Outside of them is 0, or their reflection.
+    """
     s, h, w, c = frames.shape
     rows, cols = jnp.meshgrid(jnp.arange(h) - (h - 1) / 2, jnp.arange(w) - (w - 1) / 2, indexing="ij")
     cos, sin = jnp.cos(angle) / scale, jnp.sin(angle) / scale
     y = cos * rows - sin * cols + (h - 1) / 2 + shift[0]
     x = mirror * (sin * rows + cos * cols) + (w - 1) / 2 + shift[1]
+    if reflect:
+        y, x = ((n - 1) - jnp.abs((n - 1) - jnp.abs(at)) for n, at in ((h, y), (w, x)))
     pixels = frames.transpose(1, 2, 0, 3).reshape(h * w, s * c)
     y0, x0 = jnp.floor(y), jnp.floor(x)
     out = jnp.zeros((h * w, s * c))

@@ -26,8 +26,8 @@ class SferaNet:
 
 
 @dataclasses.dataclass(frozen=True)
-class Augment:
-    """Random changes a training study goes through, the same for all its slices and both frames."""
+class Warp:
+    """Random moves of a training image (a GauGAN's: together with its mask)."""
 
     rotation_deg: float = 180.0
     """Rotation about the image centre, uniform in ± this."""
@@ -35,6 +35,12 @@ class Augment:
     scale: float = 0.2
     """In-plane scaling, log-uniform in [1/(1+s), 1+s]; the volumes scale with its square."""
     flip: bool = True
+
+
+@dataclasses.dataclass(frozen=True)
+class Augment(Warp):
+    """Random changes a training study goes through, the same for all its slices and both frames."""
+
     reverse: bool = True
     """Reverse the order of the slices half of the time."""
     intensity: float = 0.25
@@ -77,12 +83,91 @@ class Sfera:
                 raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
 
 
+@dataclasses.dataclass(frozen=True)
+class GauganNet:
+    """Generator and discriminator. See `nets.gaugan`."""
+
+    size_px: int = 150
+    """Side of the records' images: 150 (1 mm) or 75 (2 mm). Padded to what the upsamplings allow, cropped back."""
+    upsamplings: Literal["few", "normal", "more", "most"] = "normal"
+    """few: 4, sizes of multiples of 16; normal (paper): 5, of 32; more: 6, of 64; most: 7, of 128."""
+    classes: int = 4
+    """Labels that the network has room for: background, LV, myocardium, RV."""
+    channels: int = 1
+    ngf: int = 64
+    """Width of the generator."""
+    hidden: int = 128
+    """Channels between the label map and γ, β."""
+    norm: Literal["syncbatch", "batch", "instance"] = "syncbatch"
+    """What SPADE modulates: statistics of the whole batch, of one pmap replica, or of one image."""
+    style: bool = False
+    """A variational encoder of style: one mask then has many images."""
+    sparse: bool = True
+    """Compute γ and β once for each distinct neighbourhood of labels (the same numbers, faster)."""
+    ndf: int = 64
+    """Width of the discriminator."""
+    scales: int = 2
+    """Discriminators, each at half the scale of the one before."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """Of the convolutions. Parameters, statistics, images and losses stay float32."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Gaugan:
+    """Training of a GauGAN: everything that decides its outcome, besides the data and the seed."""
+
+    net: GauganNet = dataclasses.field(default_factory=GauganNet)
+    augment: Warp = dataclasses.field(
+        default_factory=lambda: Warp(rotation_deg=10.0, shift_mm=6.0, scale=0.1, flip=False))
+    steps: int = 50_000
+    batch: int = 32
+    """Images a step, over all devices."""
+    generator_rate: float = 1e-4
+    discriminator_rate: float = 4e-4
+    decay_from: float = 0.5
+    """Share of the steps after which both learning rates fall linearly to 0."""
+    feature_weight: float = 10.0
+    """Of matching the discriminator's features."""
+    perceptual: str = "vgg19"
+    """Pretrained network whose features are matched too: vgg19, vgg16 (ported weights: `cardiojax port vgg`),
+    vgg16:FILE, sfera:RUN (our own encoder's), or none."""
+    perceptual_weight: float = 10.0
+    imagenet: bool = False
+    """Scale images as ImageNet's before VGG. NVlabs gives it [−1, 1] as they are."""
+    kl_weight: float = 0.05
+    """Of the style's divergence from a standard normal (with --style)."""
+    ema: float = 0.999
+    """Decay of the average of the generator's weights that is evaluated and kept."""
+    evaluate_every: int = 1000
+    """Steps between pictures and figures of held-out masks (and checkpoints)."""
+
+    def __post_init__(self):
+        if self.net.size_px not in (150, 75):
+            raise ValueError(f"size_px is 150 or 75, not {self.net.size_px}")
+        kind, colon, where = self.perceptual.partition(":")
+        if kind not in ("vgg19", "vgg16", "sfera", "none") or (colon and not where) or (kind == "sfera" and not where):
+            raise ValueError(f"perceptual is vgg19, vgg16, vgg16:FILE, sfera:RUN or none, not {self.perceptual!r}")
+        if not 0 <= self.decay_from <= 1:
+            raise ValueError(f"decay_from is a share of the steps, 0 to 1, not {self.decay_from}")
+        for name in ("steps", "batch", "evaluate_every"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
+
+
 SFERA_PRESETS = {
     "paper": Sfera(),
     "small": Sfera(net=SferaNet(size_px=75, width=16), batch=8, steps=2000, evaluate_every=500),
     "tiny": Sfera(net=SferaNet(size_px=75, width=4, spatial_features=32, lstm_features=32, dropout=0.0),
                   augment=Augment(rotation_deg=15.0, shift_mm=6.0, scale=0.1, flip=False, reverse=False, intensity=0.1),
                   batch=8, steps=420, learning_rate=3e-3, evaluate_every=210, views=1),
+}
+
+GAUGAN_PRESETS = {
+    "paper": Gaugan(),
+    "small": Gaugan(net=GauganNet(size_px=75, upsamplings="few", ngf=16, hidden=64, ndf=24), batch=8, steps=5000,
+                    generator_rate=2e-4, discriminator_rate=4e-4, perceptual="none", ema=0.99, evaluate_every=1000),
+    "tiny": Gaugan(net=GauganNet(size_px=75, upsamplings="few", ngf=4, hidden=16, ndf=8), batch=8, steps=300,
+                   generator_rate=1e-3, discriminator_rate=1e-3, perceptual="none", ema=0.95, evaluate_every=150),
 }
 
 

@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import grain.python as grain
@@ -99,6 +99,20 @@ def open_split(spec: str, data_dir: Path, need_volumes: bool = True) -> Split:
                  np.array(slices), frozenset(ancestors))
 
 
+def open_pair(training: str, validation: str | None, data_dir: Path, need_volumes: bool = True
+              ) -> tuple[Split, Split]:
+    """The splits to learn from and to watch: by default `validation` of the first dataset.
+
+    Raises DataError where a patient is in both.
+    """
+    validation = validation or training.partition(":")[0] + ":validation"
+    pair = tuple(open_split(s, data_dir, need_volumes) for s in (training, validation))
+    if shared := pair[0].ancestors & pair[1].ancestors:
+        raise DataError(f"{len(shared)} patients are in both {training} and {validation}: "
+                        f"{', '.join(sorted(shared)[:3])}")
+    return pair
+
+
 def _open_one(spec: str, data_dir: Path) -> Sequence[dict]:
     import data_builders  # noqa: F401  registers the datasets; late, for it imports this package
 
@@ -158,12 +172,20 @@ def max_slices(*splits: Split) -> int:
 def training_batches(split: Split, *, size_px: int, batch: int, slices: int, seed: int,
                      process: int = 0, processes: int = 1) -> grain.DatasetIterator:
     """Endless shuffled batches of this process's share. `get_state`/`set_state` resume it anywhere in an epoch."""
-    if batch > len(split):
-        raise DataError(f"a batch of {batch} studies is more than {split.name} holds ({len(split)})")
-    dataset = (grain.MapDataset.source(_Indexed(split)).seed(seed).shuffle().repeat()
+    to_sample = functools.partial(sample, size_px=size_px, slices=slices)
+    return endless(_Indexed(split), to_sample, collate, split.name, "studies", batch=batch, seed=seed, process=process,
+                   processes=processes)
+
+
+def endless(source: Sequence, to_sample: Callable, batch_fn: Callable, name: str, things: str, *, batch: int,
+            seed: int, process: int, processes: int) -> grain.DatasetIterator:
+    """Endless shuffled batches of one process's share of a random-access source."""
+    if batch > len(source):
+        raise DataError(f"a batch of {batch} {things} is more than {name} holds ({len(source)})")
+    dataset = (grain.MapDataset.source(source).seed(seed).shuffle().repeat()
                [process::processes]
-               .map(functools.partial(sample, size_px=size_px, slices=slices))
-               .batch(batch // processes, drop_remainder=True, batch_fn=collate))
+               .map(to_sample)
+               .batch(batch // processes, drop_remainder=True, batch_fn=batch_fn))
     return iter(dataset.to_iter_dataset(grain.ReadOptions(num_threads=2, prefetch_buffer_size=4)))
 
 

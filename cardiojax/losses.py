@@ -1,8 +1,15 @@
 """Training losses, as equations on arrays."""
 
+from collections.abc import Sequence
+
 import jax
 import jax.numpy as jnp
+from jax.lax import stop_gradient
 from jaxtyping import Array, Float
+
+PERCEPTUAL_WEIGHTS = (1 / 32, 1 / 16, 1 / 8, 1 / 4, 1.0)       # of the five depths, shallow first
+
+Features = Sequence[Sequence[Float[Array, "n p q c"]]]          # of a discriminator, by scale and layer; scores last
 
 
 def masked_rmse(predicted: Float[Array, "..."], target: Float[Array, "..."], weight: Float[Array, "..."],
@@ -18,3 +25,36 @@ def masked_rmse(predicted: Float[Array, "..."], target: Float[Array, "..."], wei
         total, count = jax.lax.psum((total, count), axis_name)
     mean = total / jnp.maximum(count, 1.0)
     return jnp.sqrt(jnp.maximum(mean, 1e-12)) * (count > 0)
+
+
+def l1(a: Float[Array, "..."], b: Float[Array, "..."]) -> Float[Array, ""]:
+    """mean |a − b|"""
+    return jnp.abs(a.astype(jnp.float32) - b.astype(jnp.float32)).mean()
+
+
+def hinge_discriminator(real: Features, fake: Features) -> Float[Array, ""]:
+    """mean over scales of: mean max(0, 1 − D(real)) + mean max(0, 1 + D(fake)). NVlabs `GANLoss`, without a ½."""
+    return sum(jax.nn.relu(1 - r[-1]).mean() + jax.nn.relu(1 + f[-1]).mean()
+               for r, f in zip(real, fake, strict=True)) / len(real)
+
+
+def hinge_generator(fake: Features) -> Float[Array, ""]:
+    """mean over scales of: −mean D(fake)."""
+    return -sum(f[-1].mean() for f in fake) / len(fake)
+
+
+def feature_matching(fake: Features, real: Features) -> Float[Array, ""]:
+    """Σ over scales and inner layers of L1(fake, real), the real side detached, over the number of scales."""
+    return sum(l1(f, stop_gradient(r)) for fs, rs in zip(fake, real, strict=True)
+               for f, r in zip(fs[:-1], rs[:-1], strict=True)) / len(fake)
+
+
+def perceptual(fake: Sequence[Array], real: Sequence[Array]) -> Float[Array, ""]:
+    """Σ over depths of weight · L1(fake, real), the real side detached. NVlabs `VGGLoss`."""
+    return sum(w * l1(f, stop_gradient(r)) for w, f, r in
+               zip(PERCEPTUAL_WEIGHTS[-len(fake):], fake, real, strict=True))
+
+
+def kl_divergence(mean: Float[Array, "n z"], log_variance: Float[Array, "n z"]) -> Float[Array, ""]:
+    """−½ Σ (1 + ln σ² − μ² − σ²): of a style from the standard normal, summed over the batch too. `KLDLoss`."""
+    return -0.5 * (1 + log_variance - mean**2 - jnp.exp(log_variance)).sum()

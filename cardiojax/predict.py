@@ -123,9 +123,14 @@ def sfera_config(settings: dict) -> Sfera:
         raise RunError(f"the run's settings are not this version's ({error})") from None
 
 
-def load(run: str | Path) -> Predictor:
-    """Open a run folder: `cardiojax.load("runs/rsp").predict("path/to/study").ef_percent`.
+def load(run: str | Path):
+    """Open a run folder: a `Predictor` of a SFERA run, a `generate.Synthesizer` of a GauGAN.
 
+    `cardiojax.load("runs/rsp").predict("path/to/study").ef_percent`; `cardiojax.load("runs/gaugan").generate(masks)`.
     Raises RunError, in one line, where the folder is no run, is of another version or has no model yet.
     """
+    settings = runs.read_config(Path(run))
+    if settings["task"] == "gaugan":
+        from cardiojax.generate import open_run
+        return open_run(Path(run), settings)
     return Predictor(Path(run))

@@ -11,9 +11,10 @@ from cardiojax.errors import InputError, Preempted
 VERBS = {
     "demo": "make a phantom cohort, train on it, measure volumes: the whole house in a few minutes",
     "build": "write a dataset: phantom, acdc, kaggle_dsb → TFDS records",
-    "train": "train a network: sfera",
+    "train": "train a network: sfera (studies → volumes), gaugan (masks → images)",
     "evaluate": "measure a run on a split: metrics.json, predictions.csv, figures, report.html",
     "predict": "studies on disk → a CSV of volumes",
+    "port": "weights of other libraries → ours: VGG, NVlabs/SPADE",
     "show": "say what a run folder is",
 }
 PREEMPTED = 75

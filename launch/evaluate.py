@@ -7,13 +7,16 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
+from cardiojax.errors import InputError
+
 
 @dataclasses.dataclass(frozen=True)
 class Evaluate:
-    """Predict every study of a split and compare with its known volumes.
+    """Measure a run on a split; OUT gets metrics.json, report.html and pictures.
 
-    Writes metrics.json, predictions.csv, scatter.png, bland_altman.png and report.html into OUT, and prints the
-    errors beside those of predicting the training mean.
+    A SFERA predicts every study: its errors stand beside those of predicting the training mean (and predictions.csv
+    in OUT). A GauGAN makes images of every mask, and --judge, a SFERA trained on real images, says how far they are
+    from the real ones of the same patients, above all in the volumes it reads from both.
     """
 
     run: Path
@@ -24,6 +27,8 @@ class Evaluate:
     """Where `cardiojax build` has put the records."""
     out: Path
     """Folder for the results."""
+    judge: Path | None = None
+    """For a GauGAN: the SFERA run that looks at its images."""
 
 
 def main(argv: list[str]) -> int:
@@ -31,9 +36,19 @@ def main(argv: list[str]) -> int:
     import cardiojax
     from cardiojax.data import open_split
     from cardiojax.evaluate import report
+    from cardiojax.generate import Synthesizer
 
-    result = report.evaluate(cardiojax.load(args.run), open_split(args.data, args.data_dir), args.out)
-    show(report.table(result), f"{args.data}, {result['n']} studies")
+    run = cardiojax.load(args.run)
+    if isinstance(run, Synthesizer):
+        if args.judge is None:
+            raise InputError(f"{args.run} is a GauGAN: name a SFERA run trained on real images with --judge")
+        split = open_split(args.data, args.data_dir, need_volumes=False)
+        result = report.judge(run, args.judge, split, args.out)
+        rows = report.judgement(result)
+    else:
+        result = report.evaluate(run, open_split(args.data, args.data_dir), args.out)
+        rows = report.table(result)
+    show(rows, f"{args.data}, {result['n']} studies")
     print(f"report: {args.out / 'report.html'}")
     return 0
 

@@ -1,4 +1,4 @@
-"""`cardiojax train sfera`: a run folder from a dataset."""
+"""`cardiojax train {sfera,gaugan}`: a run folder from a dataset."""
 
 import dataclasses
 import sys
@@ -7,20 +7,14 @@ from typing import Annotated
 
 import tyro
 
-from cardiojax.config import SFERA_PRESETS, Sfera
+from cardiojax.config import GAUGAN_PRESETS, SFERA_PRESETS, Gaugan, Sfera
 from cardiojax.errors import InputError
 from cardiojax.train.parallel import Mode
 
-PRESETS = {"sfera": SFERA_PRESETS}
-Settings = Annotated[Sfera, tyro.conf.arg(name="")]
 
-
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Train:
-    """Train SFERA on studies with known volumes. Where RUN holds a run already, it goes on from its last checkpoint.
-
-    RUN gets config.json, checkpoints/, metrics.jsonl, tensorboard/ and model.npz, which `cardiojax.load(RUN)` opens.
-    """
+    """What both tasks ask for."""
 
     data: str
     """Training studies, NAME:SPLIT[,NAME:SPLIT], for example kaggle_dsb:train."""
@@ -31,32 +25,63 @@ class Train:
     validation: str | None = None
     """Studies to watch; the `validation` split of the first dataset by default."""
     init: Path | None = None
-    """A finished run whose weights and target scaling training starts from."""
+    """A finished run whose weights training starts from (a SFERA's target scaling too)."""
     parallel: Mode = "jit"
     """How the step is spread over the devices."""
     seed: int = 0
     preset: str = "small"
     """Defaults of all settings below: paper (one GPU or more), small (2 CPU cores), tiny (tests)."""
-    settings: Settings = dataclasses.field(default_factory=Sfera)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TrainSfera(Train):
+    """Train SFERA on studies with known volumes. Where RUN holds a run already, it goes on from its last checkpoint.
+
+    RUN gets config.json, checkpoints/, metrics.jsonl, tensorboard/ and model.npz, which `cardiojax.load(RUN)` opens.
+    """
+
+    settings: Annotated[Sfera, tyro.conf.arg(name="")] = dataclasses.field(default_factory=Sfera)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TrainGaugan(Train):
+    """Train a GauGAN on the ED and ES frames of studies with masks: it makes images of masks, and only with labels
+    that it saw. Where RUN holds a run already, it goes on from its last checkpoint.
+
+    RUN gets config.json, checkpoints/, metrics.jsonl, tensorboard/, samples/ (mask, synthetic and real image of
+    held-out frames) and model.npz, which `cardiojax.load(RUN)` opens.
+    """
+
+    judge: Path | None = None
+    """A SFERA run trained on real images: every evaluation then measures the held-out studies through it."""
+    settings: Annotated[Gaugan, tyro.conf.arg(name="")] = dataclasses.field(default_factory=Gaugan)
+
+
+TASKS = {"sfera": (TrainSfera, SFERA_PRESETS), "gaugan": (TrainGaugan, GAUGAN_PRESETS)}
 
 
 def main(argv: list[str]) -> int:
-    if not argv or argv[0] not in PRESETS:
+    if not argv or argv[0] not in TASKS:
         if argv and argv[0] in ("-h", "--help"):
-            print("usage: cardiojax train sfera [options]     (cardiojax train sfera --help says more)")
+            print(f"usage: cardiojax train {{{','.join(TASKS)}}} [options]     (cardiojax train TASK --help says more)")
             return 0
-        raise InputError(f"train what? There is {', '.join(PRESETS)}")
+        raise InputError(f"train what? There is {', '.join(TASKS)}")
     args = parse(argv[0], argv[1:])
-    from cardiojax.train import sfera
-
-    sfera.train(args.settings, preset=args.preset, training=args.data, validation=args.validation,
-                data_dir=args.data_dir, run=args.run, init=args.init, seed=args.seed, mode=args.parallel)
+    common = {"preset": args.preset, "training": args.data, "validation": args.validation, "data_dir": args.data_dir,
+              "run": args.run, "init": args.init, "seed": args.seed, "mode": args.parallel}
+    if isinstance(args, TrainGaugan):
+        from cardiojax.train import gaugan
+        gaugan.train(args.settings, judge=args.judge, **common)
+    else:
+        from cardiojax.train import sfera
+        sfera.train(args.settings, **common)
+    judge = " --judge SFERA_RUN" if isinstance(args, TrainGaugan) else ""
     print(f"{args.run}: trained. Next: cardiojax evaluate --run {args.run} --data NAME:test "
-          f"--data-dir {args.data_dir} --out DIR", file=sys.stderr)
+          f"--data-dir {args.data_dir} --out DIR{judge}", file=sys.stderr)
     return 0
 
 
-def parse(task: str, argv: list[str]) -> Train:
+def parse(task: str, argv: list[str]) -> TrainSfera | TrainGaugan:
     """The preset is looked for first: it sets the defaults that the other flags change and --help shows."""
     preset = "small"
     for i, word in enumerate(argv):
@@ -64,11 +89,12 @@ def parse(task: str, argv: list[str]) -> Train:
             preset = argv[i + 1]
         elif word.startswith("--preset="):
             preset = word.removeprefix("--preset=")
-    if preset not in PRESETS[task]:
-        raise InputError(f"no preset '{preset}'; there are {', '.join(PRESETS[task])}")
+    kind, presets = TASKS[task]
+    if preset not in presets:
+        raise InputError(f"no preset '{preset}'; there are {', '.join(presets)}")
     try:
-        return tyro.cli(Train, args=argv, prog=f"cardiojax train {task}",
-                        default=Train(data=tyro.MISSING, data_dir=tyro.MISSING, run=tyro.MISSING, preset=preset,
-                                      settings=PRESETS[task][preset]), config=(tyro.conf.OmitArgPrefixes,))
+        return tyro.cli(kind, args=argv, prog=f"cardiojax train {task}",
+                        default=kind(data=tyro.MISSING, data_dir=tyro.MISSING, run=tyro.MISSING, preset=preset,
+                                     settings=presets[preset]), config=(tyro.conf.OmitArgPrefixes,))
     except ValueError as error:
         raise InputError(str(error)) from None

@@ -43,7 +43,8 @@ def run(phantom_data, tmp_path_factory) -> Path:
 
 
 def test_help_everywhere():
-    for words in ([], ["build"], ["train"], ["train", "sfera"], ["evaluate"], ["predict"], ["show"], ["demo"]):
+    for words in ([], ["build"], ["train"], ["train", "sfera"], ["train", "gaugan"], ["evaluate"], ["predict"],
+                  ["show"], ["demo"], ["port"], ["port", "vgg"], ["port", "spade"]):
         done = subprocess.run([sys.executable, "-m", "launch", *words, "--help"], capture_output=True, text=True,
                               check=False, timeout=120)
         assert done.returncode == 0, done.stderr
@@ -173,6 +174,18 @@ def refusals(run: Path, data: Path, tmp: Path) -> dict[str, tuple[list, str]]:
         "batch too large": ([*train, "--data", "phantom/dsb_like:train", "--batch", "64"], "more than"),
         "steps": ([*train, "--data", "phantom/dsb_like:train", "--steps", "0"], "steps must be at least 1"),
         "area without sum": ([*train, "--data", "phantom/dsb_like:train", "--readout", "final"], 'readout "sum"'),
+        "no such perceptual network": (["train", "gaugan", "--data", "phantom/dsb_like:train", "--data-dir", data,
+                                        "--run", tmp / "new", "--perceptual", "resnet"], "perceptual is vgg19"),
+        "no weights of vgg19": (["train", "gaugan", "--data", "phantom/dsb_like:train", "--data-dir", data,
+                                 "--run", tmp / "new", "--perceptual", f"vgg19:{tmp}/none.npz"],
+                                "none.npz. They come from torchvision's"),
+        "a sfera of another scale": (["train", "gaugan", "--data", "phantom/dsb_like:train", "--data-dir", data,
+                                      "--run", tmp / "new", "--size-px", "150", "--upsamplings", "normal",
+                                      "--perceptual", f"sfera:{run}"], "features at two scales do not match"),
+        "a label too many": (["train", "gaugan", "--data", "phantom/dsb_like:train", "--data-dir", data,
+                              "--run", tmp / "new", "--classes", "2"], "masks hold label 3"),
+        "a sfera as a gaugan": (["port", "spade", run, tmp / "x.npz"], "is a sfera run"),
+        "port what": (["port", "resnet"], "port what?"),
         "full of other things": (["train", "sfera", "--data", "phantom/dsb_like:train", "--data-dir", data,
                                   "--run", text, "--batch", "8"], "neither empty nor a run folder"),
     }
@@ -200,3 +213,32 @@ def test_a_full_disk_is_one_line(run, tmp_path, capsys):
     code, _, err = cardiojax(capsys, "predict", tmp_path / "1", "--run", run, "--csv", full)
     assert code == 2
     assert "No space left" in error_line(err)
+
+
+@pytest.mark.slow
+def test_a_gaugan_is_trained_and_judged(run, phantom_data, tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("CARDIOJAX_WEIGHTS", str(tmp_path / "none"))
+    path = tmp_path / "gaugan"
+    words = ["train", "gaugan", "--preset", "tiny", "--data", "phantom/dsb_like:train", "--data-dir", phantom_data,
+             "--run", path, "--ngf", "2", "--hidden", "4", "--ndf", "2", "--steps", "2", "--evaluate-every", "2",
+             "--judge", run, "--perceptual", f"sfera:{run}"]
+    code, _, err = cardiojax(capsys, *words)
+    assert code == 0
+    assert "frechet" in err
+    assert (path / "samples" / "000002.png").exists()
+    code, _, err = cardiojax(capsys, "evaluate", "--run", path, "--data", "phantom/dsb_like:test",
+                             "--data-dir", phantom_data, "--out", tmp_path / "out")
+    assert code == 2
+    assert "--judge" in error_line(err)
+    code, out, _ = cardiojax(capsys, "evaluate", "--run", path, "--data", "phantom/dsb_like:test",
+                             "--data-dir", phantom_data, "--out", tmp_path / "out", "--judge", run)
+    assert code == 0
+    assert "synthetic against" in out
+    result = json.loads((tmp_path / "out" / "metrics.json").read_text())
+    assert {"frechet", "kernel", "lpips", "ssim", "volume_fidelity", "n", "run", "data", "seed",
+            "commit"} <= set(result)
+    assert set(result["volume_fidelity"]["edv"]) == {"r", "rmse", "bias"}
+    assert (tmp_path / "out" / "samples.png").exists()
+    code, out, _ = cardiojax(capsys, "show", path)
+    assert code == 0
+    assert '"labels"' in out

@@ -9,6 +9,7 @@ import signal
 import jax
 import numpy as np
 import pytest
+from conftest import terminate_at
 
 import cardiojax
 from cardiojax import data
@@ -33,15 +34,7 @@ def fit(task, path, stop_at=None, config=CONFIG):
                 "parent": None}
     parallel = Parallel(task, devices=jax.devices()[:1])
     if stop_at:
-        step, count = parallel.step, [0]
-
-        def interrupting(*args):
-            count[0] += 1
-            if count[0] == stop_at:
-                os.kill(os.getpid(), signal.SIGTERM)
-            return step(*args)
-
-        parallel.step = interrupting
+        terminate_at(parallel, stop_at)
     with Run(path, settings) as run:
         return loop.fit(task, run, steps=config.steps, batch=config.batch, evaluate_every=config.evaluate_every,
                         seed=1, parallel=parallel)

@@ -10,6 +10,7 @@ from matplotlib import pyplot as plt
 
 from cardiojax.evaluate.metrics import agreement
 
+MASK_COLOURS = np.array([(20, 20, 28), (214, 64, 69), (88, 180, 110), (66, 120, 200)], np.uint8)   # by label
 TITLES = ("EDV (ml)", "ESV (ml)", "EF (%)")
 
 
@@ -39,6 +40,14 @@ def bland_altman(predicted: np.ndarray, truth: np.ndarray, file: Path):
                 axis.axhline(value, color="0.4", linestyle=style, linewidth=1)
         axis.set(title=f"{TITLES[k]}: bias {result['bias']:+.1f}", xlabel="mean of both", ylabel="predicted − true")
     _save(figure, file)
+
+
+def sample_grid(masks: np.ndarray, fakes: np.ndarray, reals: np.ndarray) -> np.ndarray:
+    """Columns of mask, synthetic and real image: (N, H, W) labels and images in [−1, 1] → (3H, NW, 3) uint8."""
+    rows = [MASK_COLOURS[masks % len(MASK_COLOURS)]]
+    rows += [np.repeat(((np.clip(i, -1, 1) + 1) * 127.5).round().astype(np.uint8)[..., None], 3, -1)
+             for i in (fakes, reals)]
+    return np.concatenate([np.concatenate(list(row), axis=1) for row in rows], axis=0)
 
 
 def _save(figure, file: Path):

@@ -3,7 +3,7 @@
 import dataclasses
 
 import numpy as np
-from scipy import stats
+from scipy import ndimage, stats
 
 from cardiojax.units import ef_percent
 
@@ -71,3 +71,16 @@ def bootstrap_ci95(values: np.ndarray) -> list[float]:
     """Percentile bootstrap of the mean, 2,000 draws with a fixed seed."""
     draws = np.random.default_rng(0).integers(len(values), size=(BOOTSTRAPS, len(values)))
     return [float(q) for q in np.quantile(values[draws].mean(axis=1), [0.025, 0.975])]
+
+
+def ssim(a: np.ndarray, b: np.ndarray, data_range: float = 2.0) -> float:
+    """Structural similarity of two (H, W) images (Wang et al. 2004): Gaussian window of 11 pixels, σ 1.5, no border."""
+    def local(x):
+        return ndimage.gaussian_filter(x, 1.5, radius=5)[5:-5, 5:-5]
+
+    a, b = a.astype(np.float64), b.astype(np.float64)
+    mean_a, mean_b = local(a), local(b)
+    var_a, var_b, cov = local(a * a) - mean_a**2, local(b * b) - mean_b**2, local(a * b) - mean_a * mean_b
+    c1, c2 = (0.01 * data_range)**2, (0.03 * data_range)**2
+    return float(((2 * mean_a * mean_b + c1) * (2 * cov + c2)
+                  / ((mean_a**2 + mean_b**2 + c1) * (var_a + var_b + c2))).mean())

@@ -5,6 +5,8 @@ forward pass, and that of `reduce_window` max at a sixtieth (`benchmarks/conv_gr
 plain matrix products and maxima, which is used there; on other backends the convolution is XLA's own.
 """
 
+import functools
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
@@ -12,48 +14,55 @@ from jax import lax
 from jaxtyping import Array, Float
 
 
-def _conv(x, kernel):
-    return lax.conv_general_dilated(x, kernel, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"))
+def _conv(x, kernel, stride: int, pad: tuple[int, int]):
+    return lax.conv_general_dilated(x, kernel, (stride, stride), (pad, pad), dimension_numbers=("NHWC", "HWIO", "NHWC"))
 
 
-def _kernel_gradient_by_matmul(x: Float[Array, "n h w i"], g: Float[Array, "n h w o"], side: int
-                               ) -> Float[Array, "side side i o"]:
+def _kernel_gradient_by_matmul(x: Float[Array, "n h w i"], g: Float[Array, "n p q o"], side: int, stride: int,
+                               pad: tuple[int, int]) -> Float[Array, "side side i o"]:
     """Σ over images of patchesᵀ · g, one image at a time so that its patches stay in cache."""
-    h, w, fin = x.shape[1:]
-    low, high = (side - 1) // 2, side // 2
+    p, q = g.shape[1:3]
 
     def add(total, image_and_gradient):
         image, gradient = image_and_gradient
-        padded = jnp.pad(image, ((low, high), (low, high), (0, 0)))
-        patches = jnp.concatenate([padded[a:a + h, b:b + w] for a in range(side) for b in range(side)], axis=-1)
-        product = lax.dot_general(patches.reshape(h * w, -1), gradient.reshape(h * w, -1),
+        padded = jnp.pad(image, (pad, pad, (0, 0)))
+        patches = jnp.concatenate([padded[a:a + stride * (p - 1) + 1:stride, b:b + stride * (q - 1) + 1:stride]
+                                   for a in range(side) for b in range(side)], axis=-1)
+        product = lax.dot_general(patches.reshape(p * q, -1), gradient.reshape(p * q, -1),
                                   (((0,), (0,)), ((), ())), preferred_element_type=jnp.float32)
         return total + product, None
 
-    zero = jnp.zeros((side * side * fin, g.shape[-1]), jnp.float32)
-    return lax.scan(add, zero, (x, g))[0].reshape(side, side, fin, -1)
+    zero = jnp.zeros((side * side * x.shape[-1], g.shape[-1]), jnp.float32)
+    return lax.scan(add, zero, (x, g))[0].reshape(side, side, x.shape[-1], -1)
 
 
-@jax.custom_vjp
-def conv(x: Float[Array, "n h w i"], kernel: Float[Array, "k k i o"]) -> Float[Array, "n h w o"]:
-    """Stride-1 "SAME" convolution with a square kernel, NHWC and HWIO."""
-    return _conv(x, kernel)
+def conv(x: Float[Array, "n h w i"], kernel: Float[Array, "k k i o"], stride: int = 1, pad: int | None = None
+         ) -> Float[Array, "n p q o"]:
+    """Convolution with a square kernel, NHWC and HWIO; `pad` zeros on every side ("SAME" at stride 1 by default)."""
+    side = kernel.shape[0]
+    return _fast_conv(x, kernel, stride, ((side - 1) // 2, side // 2) if pad is None else (pad, pad))
 
 
-def _forward(x, kernel):
-    return _conv(x, kernel), (x, kernel)
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
+def _fast_conv(x, kernel, stride, pad):
+    return _conv(x, kernel, stride, pad)
 
 
-def _backward(residuals, g):
+def _forward(x, kernel, stride, pad):
+    return _conv(x, kernel, stride, pad), (x, kernel)
+
+
+def _backward(stride, pad, residuals, g):
     x, kernel = residuals
-    dx, = jax.vjp(lambda x: _conv(x, kernel), x)[1](g)
+    dx, = jax.vjp(lambda x: _conv(x, kernel, stride, pad), x)[1](g)
     dk = lax.platform_dependent(
-        x, g, cpu=lambda x, g: _kernel_gradient_by_matmul(x, g, kernel.shape[0]).astype(kernel.dtype),
-        default=lambda x, g: jax.vjp(lambda k: _conv(x, k), kernel)[1](g)[0])
+        x, g,
+        cpu=lambda x, g: _kernel_gradient_by_matmul(x, g, kernel.shape[0], stride, pad).astype(kernel.dtype),
+        default=lambda x, g: jax.vjp(lambda k: _conv(x, k, stride, pad), kernel)[1](g)[0])
     return dx, dk
 
 
-conv.defvjp(_forward, _backward)
+_fast_conv.defvjp(_forward, _backward)
 
 
 class Conv(nnx.Module):

@@ -47,7 +47,7 @@ class MaskedBatchNorm(nnx.Module):
             count = jnp.maximum(count, 1.0)
             mean, square = total / count, total_square / count
             for running, new in ((self.mean, mean), (self.square, square)):
-                running[...] = MOMENTUM * running[...] + (1 - MOMENTUM) * jax.lax.stop_gradient(new)
+                running.set_value(MOMENTUM * running[...] + (1 - MOMENTUM) * jax.lax.stop_gradient(new))
         variance = jnp.maximum(square - mean**2, 0.0)
         factor = self.scale[...] * jax.lax.rsqrt(variance + self.epsilon)
         return x * factor.astype(x.dtype) + (self.bias[...] - mean * factor).astype(x.dtype)

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from typing import Any, Protocol
 
 import jax
+import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -24,17 +25,23 @@ SAVE_EVERY_S = 120.0      # between checkpoints: what a killed process loses at 
 
 
 class Task(Protocol):
-    """What the loop needs. `step` is pure: (state, batch, key) → (state, metrics), with `loss` among the metrics."""
+    """What the loop needs. `step` is pure: (state, batch, key, fixed) → (state, metrics), with `loss` among them.
+
+    `fixed`: arrays that steps only read. `evaluate`: figures, the model, and pictures ((H, W, 3) uint8) by name.
+    """
+
+    fixed: Any
 
     def init(self, key: jax.Array) -> Any: ...
     def batches(self, seed: int, process: int = 0, processes: int = 1) -> Iterator: ...
-    def step(self, state: Any, batch: Any, key: jax.Array, axis_name: str | None = None) -> tuple[Any, dict]: ...
-    def evaluate(self, state: Any) -> tuple[dict[str, float], dict]: ...
+    def step(self, state: Any, batch: Any, key: jax.Array, fixed: Any = (), axis_name: str | None = None
+             ) -> tuple[Any, dict]: ...
+    def evaluate(self, state: Any) -> tuple[dict[str, float], dict, dict[str, np.ndarray]]: ...
     def score(self, metrics: dict[str, float]) -> float: ...
 
 
 def fit(task: Task, run: Run, *, steps: int, batch: int, evaluate_every: int, seed: int, keep: str = "last",
-        parallel: Parallel) -> dict[str, float]:
+        parallel: Parallel, unit: str = "studies") -> dict[str, float]:
     """Train to `steps`, going on from the run's latest checkpoint. Returns the last evaluation's metrics.
 
     In this order: the newest checkpoint with its place in the data; steps, each with a key folded from the seed
@@ -52,7 +59,7 @@ def fit(task: Task, run: Run, *, steps: int, batch: int, evaluate_every: int, se
     state = parallel.place(state)
     pending: list[tuple[int, dict]] = []
     saved = time.monotonic()
-    with StopSignal() as stop, Line(steps, start, batch) as line:
+    with StopSignal() as stop, Line(steps, start, batch, unit) as line:
         for at in range(start + 1, steps + 1):
             state, values = parallel.step(state, next(batches), step_key)
             pending.append((at, values))
@@ -61,9 +68,11 @@ def fit(task: Task, run: Run, *, steps: int, batch: int, evaluate_every: int, se
                 line.show(at, record(pending, run))
                 pending.clear()
             if at % evaluate_every == 0 or last:
-                metrics, model = task.evaluate(parallel.one(state))
+                metrics, model, pictures = task.evaluate(parallel.one(state))
                 score = task.score(metrics)
                 run.log(at, {**metrics, "score": score}, "validation")
+                for name, picture in pictures.items():
+                    run.picture(at, name, picture)
                 line.say(f"step {at}: " + ", ".join(f"{k} {v:.3g}" for k, v in metrics.items()
                                                     if "mean_predictor" not in k) + f", score {score:.3f}")
                 if keep == "last" or not score > best:
@@ -114,12 +123,12 @@ class StopSignal:
 class Line:
     """The live line: step, loss, studies/s, time left; a plain line now and then where there is no terminal."""
 
-    def __init__(self, steps: int, start: int, batch: int):
-        self.steps, self.start, self.batch = steps, start, batch
+    def __init__(self, steps: int, start: int, batch: int, unit: str):
+        self.steps, self.start, self.batch, self.unit = steps, start, batch, unit
         self.console = Console(stderr=True)
         self.progress = Progress(
             TextColumn("step"), MofNCompleteColumn(), BarColumn(), TextColumn("loss {task.fields[loss]:.4f}"),
-            TextColumn("{task.fields[rate]:.1f} studies/s"), TimeRemainingColumn(),
+            TextColumn("{task.fields[rate]:.1f} " + unit + "/s"), TimeRemainingColumn(),
             console=self.console, disable=not self.console.is_terminal)
         self.task = self.progress.add_task("train", total=steps, completed=start, loss=math.nan, rate=0.0)
         self.began = self.said = time.monotonic()
@@ -138,7 +147,7 @@ class Line:
         if not self.console.is_terminal and now - self.said > SAY_EVERY_S:
             self.said = now
             left = (self.steps - at) * self.batch / max(rate, 1e-6)
-            self.say(f"step {at}/{self.steps}  loss {loss:.4f}  {rate:.1f} studies/s  {left / 60:.0f} min left")
+            self.say(f"step {at}/{self.steps}  loss {loss:.4f}  {rate:.1f} {self.unit}/s  {left / 60:.0f} min left")
 
     def say(self, text: str):
         self.progress.console.print(text, highlight=False, soft_wrap=True)

@@ -13,6 +13,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 from flax import nnx
 from orbax.checkpoint import checkpoint_managers as keep
+from PIL import Image
 from tensorboardX import SummaryWriter
 
 from cardiojax.errors import RunError
@@ -101,6 +102,13 @@ class Run:
         self.metrics.flush()
         for name, value in values.items():
             self.tensorboard.add_scalar(f"{prefix}/{name}", value, step)
+
+    def picture(self, step: int, name: str, picture: np.ndarray):
+        """(H, W, 3) uint8 as NAME/step.png, and in TensorBoard."""
+        folder = self.path / name
+        folder.mkdir(exist_ok=True)
+        Image.fromarray(picture).save(folder / f"{step:06d}.png")
+        self.tensorboard.add_image(name, picture, step, dataformats="HWC")
 
     def write_model(self, model: dict[str, Any]):
         write_arrays(self.path / "model.npz", model)

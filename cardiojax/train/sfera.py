@@ -19,7 +19,7 @@ from cardiojax.augment import augment, study_keys, view
 from cardiojax.config import Sfera as SferaConfig
 from cardiojax.config import SferaNet, jax_dtype
 from cardiojax.data import Batch, Split
-from cardiojax.errors import DataError, RunError
+from cardiojax.errors import RunError
 from cardiojax.evaluate.metrics import Accumulator, with_ef
 from cardiojax.nets.sfera import MOMENTUM, TYPICAL_SLICES, Sfera
 from cardiojax.train import loop, parallel
@@ -71,6 +71,8 @@ def split_model(net: SferaNet, rngs: nnx.Rngs) -> tuple[nnx.GraphDef, nnx.State,
 class SferaTask:
     """`init`, `step` and `evaluate` of one training run; `step` is pure and is jitted by the caller."""
 
+    fixed = ()
+
     def __init__(self, config: SferaConfig, training: Split, validation: Split, init: dict | None = None):
         self.config, self.training, self.validation = config, training, validation
         self.slices = data.max_slices(training, validation)
@@ -97,7 +99,7 @@ class SferaTask:
         return data.training_batches(self.training, size_px=self.config.net.size_px, batch=self.config.batch,
                                      slices=self.slices, seed=seed, process=process, processes=processes)
 
-    def step(self, state: State, batch: Batch, key: Array, axis_name: str | None = None
+    def step(self, state: State, batch: Batch, key: Array, fixed=(), axis_name: str | None = None
              ) -> tuple[State, dict[str, Array]]:
         first = 0 if axis_name is None else jax.lax.axis_index(axis_name) * len(batch.frames)
         augment_keys, dropout_keys = (study_keys(k, len(batch.frames), first)
@@ -128,7 +130,7 @@ class SferaTask:
         metrics["gradient_norm"] = optax.global_norm(gradients)
         return State(state.step + 1, params, stats, ema, opt), metrics
 
-    def evaluate(self, state: State) -> tuple[dict[str, float], dict]:
+    def evaluate(self, state: State) -> tuple[dict[str, float], dict, dict]:
         """Validation metrics of the averaged weights, and the model that gave them (`predict.Predictor` fields).
 
         The ridge is fitted on the training studies' features as a prediction sees them.
@@ -140,7 +142,7 @@ class SferaTask:
         result = Accumulator(self.mean_predictor)
         result.add(np.asarray(self.scaling.to_ml(fitted.predict(features)[0], spacing_mm)), volumes_ml)
         return result.flat(), {"params": params, "stats": stats, "scaling": self.scaling, "ridge": fitted,
-                               "mean_predictor": self.mean_predictor}
+                               "mean_predictor": self.mean_predictor}, {}
 
     def score(self, metrics: dict[str, float]) -> float:
         """Lower is better: mean of the RMSE of EDV, ESV and EF over the mean predictor's."""
@@ -193,13 +195,7 @@ def features_of(graph, rest, params, stats, batch: Batch, views: int) -> Float[A
 def train(config: SferaConfig, *, preset: str, training: str, validation: str | None, data_dir: Path, run: Path,
           init: Path | None = None, seed: int = 0, mode: parallel.Mode = "jit") -> dict[str, float]:
     """Train (or go on training) a run folder; the last validation metrics. Raises InputError, Preempted."""
-    training_split = data.open_split(training, data_dir)
-    if validation is None:
-        validation = training.partition(":")[0] + ":validation"
-    validation_split = data.open_split(validation, data_dir)
-    if shared := training_split.ancestors & validation_split.ancestors:
-        raise DataError(f"{len(shared)} patients are in both {training} and {validation}: "
-                        f"{', '.join(sorted(shared)[:3])}")
+    training_split, validation_split = data.open_pair(training, validation, data_dir)
     parallel.check_batch(config.batch, len(jax.devices()))
     parent = None
     if init is not None:
@@ -210,7 +206,7 @@ def train(config: SferaConfig, *, preset: str, training: str, validation: str | 
         parent = {"params": loaded.params, "stats": loaded.stats, "scaling": loaded.scaling}
     task = SferaTask(config, training_split, validation_split, parent)
     settings = {"task": "sfera", "preset": preset, "config": dataclasses.asdict(config), "seed": seed,
-                "data": {"training": training, "validation": validation},
+                "data": {"training": training, "validation": validation_split.name},
                 "parent": None if init is None else str(init)}
     with Run(run, settings) as opened:
         return loop.fit(task, opened, steps=config.steps, batch=config.batch, evaluate_every=config.evaluate_every,

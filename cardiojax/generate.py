@@ -1,0 +1,132 @@
+"""Masks → images, by a trained or ported GauGAN."""
+
+import functools
+from pathlib import Path
+
+import jax
+import numpy as np
+from flax import nnx
+from jaxtyping import Array, Float, Int
+
+from cardiojax.config import GauganNet
+from cardiojax.errors import InputError, RunError
+from cardiojax.frames import halve_mask
+from cardiojax.nets.gaugan import STYLE, padded_px
+from cardiojax.preprocess import SIZE_PX
+from cardiojax.train import run as runs
+from cardiojax.train.gaugan import build_discriminator, build_generator, padded, split_net
+from cardiojax.units import LABELS
+
+BATCH = 16
+
+
+class Synthesizer:
+    """A generator with its weights, on whatever devices are here. See `cardiojax.load`."""
+
+    def __init__(self, net: GauganNet, labels: tuple[int, ...], params: nnx.State, stats: nnx.State,
+                 path: Path | None = None, settings: dict | None = None):
+        """labels: those that the generator has learned; path, settings: the run it comes from."""
+        self.net, self.labels, self.params, self.stats = net, labels, params, stats
+        self.path, self.settings = path, settings or {}
+        self.graph = nnx.graphdef(nnx.eval_shape(lambda: build_generator(net, nnx.Rngs(0))))
+
+    def generate(self, masks: Int[np.ndarray, "n h w"], style: Float[np.ndarray, "n 256"] | None = None
+                 ) -> Float[np.ndarray, "n h w *c"]:
+        """Images in [−1, 1] of label masks, of the same size; one channel has no axis of its own.
+
+        Masks are taken at the run's pixel size (its `size_px`: 150 is 1 mm, 75 is 2 mm), padded with background to
+        a size that the network allows, and the images cropped back; only those of the records' 150 × 150 pixels are
+        halved for a run of 75, and their images doubled. An image depends on its own mask alone.
+        style: a run's with a style encoder (see `styles`); its mean, zero, by default.
+        Raises InputError for labels that the generator never saw, and for sizes that it cannot make.
+        """
+        masks = self._checked(masks)
+        if self.net.size_px * 2 == SIZE_PX and masks.shape[1:] == (SIZE_PX, SIZE_PX):
+            return double(self.generate(halve_mask(masks), style))
+        n, h, w = masks.shape
+        side = padded_px(max(h, w), self.net.upsamplings)
+        if self.net.style and side != padded_px(self.net.size_px, self.net.upsamplings):
+            raise InputError(f"this generator has a style encoder, which fixes its size to {self.net.size_px} pixels; "
+                             f"the masks have {h} × {w}")
+        low = (side - h) // 2, (side - w) // 2
+        square = np.pad(masks, ((0, 0), (low[0], side - h - low[0]), (low[1], side - w - low[1])))
+        styles = np.zeros((n, STYLE), np.float32) if style is None else np.asarray(style, np.float32)
+        out = np.empty((n, h, w, self.net.channels), np.float32)
+        for at in range(0, n, BATCH):
+            which = np.minimum(np.arange(at, at + BATCH), n - 1)       # the last batch is filled up with copies
+            images = paint(self.graph, self.params, self.stats, square[which], styles[which])
+            out[at:at + BATCH] = np.asarray(images)[:n - at, low[0]:low[0] + h, low[1]:low[1] + w]
+        return out[..., 0] if self.net.channels == 1 else out
+
+    def styles(self, images: Float[np.ndarray, "n h w"]) -> Float[np.ndarray, "n 256"]:
+        """Mean styles of images in [−1, 1] of `size_px`, for `generate`. Raises InputError without a style encoder."""
+        if not self.net.style:
+            raise InputError("this generator has no style encoder (train it with --style)")
+        channels = np.repeat(np.asarray(images, np.float32)[..., None], self.net.channels, axis=-1)
+        return np.asarray(_encode(self.graph, self.params, self.stats, padded(
+            channels, padded_px(self.net.size_px, self.net.upsamplings), "reflect")))
+
+    def _checked(self, masks) -> Int[np.ndarray, "n h w"]:
+        masks = np.asarray(masks)
+        if masks.ndim != 3 or not np.issubdtype(masks.dtype, np.integer):
+            raise InputError(f"masks are whole numbers in (N, H, W), not {masks.dtype} in {masks.shape}")
+        if unknown := sorted(set(np.unique(masks).tolist()) - set(self.labels)):
+            raise InputError(f"the masks hold label {', '.join(map(_name, unknown))}, which this generator never saw; "
+                             f"it knows {', '.join(map(_name, self.labels))}")
+        return masks
+
+
+def _name(label: int) -> str:
+    return f"{label} ({LABELS[label]})" if 0 <= label < len(LABELS) else str(label)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def paint(graph: nnx.GraphDef, params: nnx.State, stats: nnx.State, masks: Int[Array, "n h w"],
+          styles: Float[Array, "n 256"]) -> Float[Array, "n h w c"]:
+    """Images of masks of an allowed size."""
+    net = nnx.merge(graph, params, stats, copy=True)
+    return net(net.label_maps(masks), style=styles)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _encode(graph, params, stats, images):
+    return nnx.merge(graph, params, stats, copy=True).encoder(images)[0]
+
+
+def double(images: Float[np.ndarray, "n h w *c"]) -> Float[np.ndarray, "n h2 w2 *c"]:
+    """Twice the pixels, linear within each old one, so that the mean of its four is what it was (but for ± 1)."""
+    def along(x, axis):
+        edge = [(1, 1) if a == axis else (0, 0) for a in range(x.ndim)]
+        wide = np.pad(x, edge, mode="edge")
+        slope = (np.delete(wide, (0, 1), axis) - np.delete(wide, (-1, -2), axis)) / 8
+        return np.stack([x - slope, x + slope], axis=axis + 1).reshape(
+            *x.shape[:axis], 2 * x.shape[axis], *x.shape[axis + 1:])
+
+    return np.clip(along(along(images, 1), 2), -1.0, 1.0)
+
+
+def open_run(path: Path, settings: dict) -> Synthesizer:
+    """The generator of a GauGAN run folder. Raises RunError where it has no model yet or does not fit."""
+    net = net_config(settings["config"])
+    params, stats, *_ = read_model(path, net)
+    return Synthesizer(net, tuple(settings["labels"]), params, stats, path, settings)
+
+
+def read_model(path: Path, net: GauganNet) -> tuple[nnx.State, nnx.State, nnx.State | None, nnx.State | None]:
+    """Generator and, where the run has one, discriminator: parameters and statistics of each."""
+    arrays = runs.read_arrays(path / "model.npz")
+    _, params, stats = split_net(nnx.eval_shape(lambda: build_generator(net, nnx.Rngs(0))))
+    generator = runs.into_state(params, arrays, "generator"), runs.into_state(stats, arrays, "generator_stats")
+    if not any(name.startswith("discriminator/") for name in arrays):
+        return *generator, None, None
+    _, params, stats = split_net(nnx.eval_shape(lambda: build_discriminator(net, nnx.Rngs(0))))
+    return (*generator, runs.into_state(params, arrays, "discriminator"),
+            runs.into_state(stats, arrays, "discriminator_stats"))
+
+
+def net_config(config: dict) -> GauganNet:
+    """The network's settings out of config.json. Raises RunError where this version does not know one."""
+    try:
+        return GauganNet(**config["net"])
+    except (TypeError, KeyError) as error:
+        raise RunError(f"the run's settings are not this version's ({error})") from None

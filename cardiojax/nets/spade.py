@@ -1,0 +1,151 @@
+"""Spatially adaptive normalisation and spectrally normalised convolutions, as in NVlabs/SPADE.
+
+Park et al. 2019, "Semantic Image Synthesis with Spatially-Adaptive Normalization"; `models/networks/normalization.py`
+and torch's `spectral_norm`.
+"""
+
+from typing import Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jax import lax
+from jaxtyping import Array, Float, Int
+
+from cardiojax.nets.conv import conv
+from cardiojax.nets.neighbourhoods import Neighbourhoods, Weights, dense, modulation, neighbourhoods
+
+Norm = Literal["syncbatch", "batch", "instance"]
+MOMENTUM = 0.1             # share of the new value in the running statistics (torch's)
+EPSILON = 1e-5
+SPARSE_FROM_PX = 32        # below, a label map has hardly fewer neighbourhoods than pixels
+xavier = nnx.initializers.variance_scaling(0.02**2, "fan_avg", "normal")
+
+
+class SpectralVector(nnx.BatchStat):
+    """u or v of a spectral norm: kept with the running statistics, but not re-estimated as they are."""
+
+
+class Conv(nnx.Module):
+    """A convolution with bias, optionally spectrally normalised: kernel / σ with σ = vᵀ·W·u.
+
+    u and v are constants of the forward pass; `power_iteration` moves them, once before every training pass.
+    """
+
+    u: Any                                   # SpectralVectors, or None
+    v: Any
+
+    def __init__(self, fin: int, fout: int, side: int, dtype, rngs: nnx.Rngs, *, stride: int = 1,
+                 pad: int | None = None, bias: bool = True, spectral: bool = False):
+        self.kernel = nnx.Param(xavier(rngs.params(), (side, side, fin, fout), jnp.float32))
+        self.bias = nnx.Param(jnp.zeros(fout)) if bias else None
+        if spectral:
+            self.u = SpectralVector(jax.random.normal(rngs.params(), (fout,)))
+            self.v = SpectralVector(jnp.zeros(side * side * fin))
+            self.power_iteration()           # a network used before any training divides by something like σ
+        else:
+            self.u = self.v = None
+        self.stride, self.pad, self.dtype = stride, pad, dtype
+
+    def power_iteration(self):
+        """v ← Wᵀu / |Wᵀu|, u ← W v / |W v|, with W the kernel as (fout, side·side·fin)."""
+        matrix = self.kernel[...].reshape(-1, self.kernel.shape[-1])
+        v = _unit(matrix @ self.u[...])
+        self.v.set_value(v)                  # `[...] =` looks shardings up, which makes tracing slow
+        self.u.set_value(_unit(v @ matrix))
+
+    def __call__(self, x: Float[Array, "n h w i"]) -> Float[Array, "n p q o"]:
+        kernel = self.kernel[...]
+        if self.u is not None:
+            sigma = self.v[...] @ kernel.reshape(-1, kernel.shape[-1]) @ self.u[...]
+            kernel = kernel / sigma
+        y = conv(x.astype(self.dtype), kernel.astype(self.dtype), self.stride, self.pad)
+        return y if self.bias is None else y + self.bias[...].astype(self.dtype)
+
+
+def _unit(x):
+    return x / jnp.maximum(jnp.linalg.norm(x), 1e-12)
+
+
+def power_iteration(module: nnx.Module):
+    """One iteration of every spectral norm in `module`: what torch does at the start of a train-mode forward."""
+    for _, part in nnx.iter_modules(module):
+        if isinstance(part, Conv) and part.u is not None:
+            part.power_iteration()
+
+
+class LabelMap(NamedTuple):
+    """Label maps at one resolution, with their neighbourhoods where looking γ and β up pays."""
+
+    labels: Int[Array, "n h w"]
+    neighbourhoods: Neighbourhoods | None
+
+    def one_hot(self, classes: int, dtype) -> Float[Array, "n h w l"]:
+        return jax.nn.one_hot(self.labels, classes, dtype=dtype)
+
+
+def label_map(labels: Int[Array, "n h w"], side: int, classes: int, sparse: bool = True) -> LabelMap:
+    """Label maps at `side` pixels: the top-left pixel of each block, as torch's nearest resize takes."""
+    factor = labels.shape[1] // side
+    small = labels[:, ::factor, ::factor].astype(jnp.int32)
+    return LabelMap(small, neighbourhoods(small, classes) if sparse and small.shape[1] >= SPARSE_FROM_PX else None)
+
+
+class Spade(nnx.Module):
+    """norm(x)·(1 + γ) + β, with γ and β from the label map.
+
+    norm "syncbatch": batch statistics over all replicas; "batch": over each replica of `pmap` by itself;
+    "instance": of each image. The running variance is unbiased, as torch's.
+    """
+
+    mean: Any
+    variance: Any
+
+    def __init__(self, channels: int, classes: int, hidden: int, norm: Norm, dtype, rngs: nnx.Rngs):
+        self.shared = Conv(classes, hidden, 3, dtype, rngs)
+        self.gamma_beta = Conv(hidden, 2 * channels, 3, dtype, rngs)
+        self.norm, self.dtype = norm, dtype
+        if norm != "instance":
+            self.mean, self.variance = nnx.BatchStat(jnp.zeros(channels)), nnx.BatchStat(jnp.ones(channels))
+
+    def __call__(self, x: Float[Array, "n h w c"], where: LabelMap, train: bool, axis_name: str | None = None
+                 ) -> Float[Array, "n h w c"]:
+        weights = Weights(*(p[...].astype(self.dtype) for c in (self.shared, self.gamma_beta)
+                            for p in (c.kernel, c.bias)))
+        if where.neighbourhoods is None:
+            gamma_beta = dense(where.labels, weights)
+        else:
+            gamma_beta = modulation(where.neighbourhoods, where.labels, weights)
+        gamma, beta = jnp.split(gamma_beta, 2, axis=-1)
+        return self.normalised(x, train, axis_name) * (1 + gamma) + beta
+
+    def normalised(self, x, train: bool, axis_name: str | None):
+        if self.norm == "instance":
+            return instance_norm(x)
+        if train:
+            mean, variance = self._batch_statistics(x, axis_name if self.norm == "syncbatch" else None)
+        else:
+            mean, variance = self.mean[...], self.variance[...]
+        factor = lax.rsqrt(variance + EPSILON)
+        return x * factor.astype(x.dtype) - (mean * factor).astype(x.dtype)
+
+    def _batch_statistics(self, x, axis_name: str | None):
+        x = x.astype(jnp.float32)
+        n, mean = np.prod(x.shape[:3]), x.mean((0, 1, 2))
+        if axis_name is not None:
+            n, mean = n * lax.axis_size(axis_name), lax.pmean(mean, axis_name)
+        variance = ((x - mean)**2).mean((0, 1, 2))
+        if axis_name is not None:
+            variance = lax.pmean(variance, axis_name)
+        for running, new in ((self.mean, mean), (self.variance, variance * (n / max(n - 1, 1)))):
+            running.set_value((1 - MOMENTUM) * running[...] + MOMENTUM * lax.stop_gradient(new))
+        return mean, variance
+
+
+def instance_norm(x: Float[Array, "n h w c"]) -> Float[Array, "n h w c"]:
+    """Each channel of each image to mean 0 and variance 1."""
+    x32 = x.astype(jnp.float32)
+    mean = x32.mean((1, 2), keepdims=True)
+    variance = ((x32 - mean)**2).mean((1, 2), keepdims=True)
+    return ((x32 - mean) * lax.rsqrt(variance + EPSILON)).astype(x.dtype)

@@ -1,0 +1,272 @@
+"""The GauGAN task: two steps an iteration, the generator's and then the discriminator's, as NVlabs/SPADE trains."""
+
+import dataclasses
+import functools
+from pathlib import Path
+
+import flax
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax import nnx
+from jaxtyping import Array, Int
+
+from cardiojax import data, losses, perceptual
+from cardiojax.augment import augment_frames, study_keys
+from cardiojax.config import Gaugan as GauganConfig
+from cardiojax.config import GauganNet, jax_dtype
+from cardiojax.errors import DataError, RunError
+from cardiojax.evaluate import figures
+from cardiojax.evaluate.metrics import ssim
+from cardiojax.frames import FrameBatch, Frames, training_batches
+from cardiojax.nets.gaugan import Discriminator, Generator, padded_px
+from cardiojax.nets.spade import MOMENTUM, SpectralVector, power_iteration
+from cardiojax.train import loop, parallel
+from cardiojax.train.run import Run, read_config
+
+PREVIEWS = 8               # held-out masks that are rendered at every evaluation
+STATISTICS_BATCHES = 20    # of training masks, that the averaged generator's statistics are re-estimated from
+
+
+@flax.struct.dataclass
+class State:
+    """Everything that training goes on from; `ema` is the average of the generator's parameters that is evaluated.
+
+    The statistics are running means and variances, and the u and v of the spectral norms.
+    """
+
+    step: Array
+    generator: nnx.State
+    generator_stats: nnx.State
+    discriminator: nnx.State
+    discriminator_stats: nnx.State
+    ema: nnx.State
+    generator_opt: optax.OptState
+    discriminator_opt: optax.OptState
+
+
+def build_generator(net: GauganNet, rngs: nnx.Rngs) -> Generator:
+    return Generator(size_px=padded_px(net.size_px, net.upsamplings), classes=net.classes, channels=net.channels,
+                     ngf=net.ngf, upsamplings=net.upsamplings, hidden=net.hidden, norm=net.norm, style=net.style,
+                     sparse=net.sparse, dtype=jax_dtype(net.dtype), rngs=rngs)
+
+
+def build_discriminator(net: GauganNet, rngs: nnx.Rngs) -> Discriminator:
+    return Discriminator(classes=net.classes, channels=net.channels, ndf=net.ndf, scales=net.scales,
+                         dtype=jax_dtype(net.dtype), rngs=rngs)
+
+
+def split_net(net: nnx.Module) -> tuple[nnx.GraphDef, nnx.State, nnx.State]:
+    """Graphdef, parameters, statistics."""
+    return nnx.split(net, nnx.Param, nnx.BatchStat)
+
+
+def padded(array: Array, size_px: int, mode: str) -> Array:
+    """(B, H, W, …) padded about its centre to `size_px`."""
+    low = (size_px - array.shape[1]) // 2
+    high = size_px - array.shape[1] - low
+    return jnp.pad(array, [(0, 0), (low, high), (low, high)] + [(0, 0)] * (array.ndim - 3), mode=mode)
+
+
+class GauganTask:
+    """`init`, `step` and `evaluate` of one training run; `step` is pure and is jitted by the caller."""
+
+    def __init__(self, config: GauganConfig, training: Frames, validation: Frames, features=None,
+                 init: dict | None = None, judge=None):
+        """features: the perceptual network (images → activations); judge: held-out figures of a generator."""
+        self.config, self.training, self.validation = config, training, validation
+        self.features, self.fixed, self.judge, self.parent = features, getattr(features, "weights", ()), judge, init
+        self.size_px = padded_px(config.net.size_px, config.net.upsamplings)
+        self.generator = nnx.graphdef(nnx.eval_shape(lambda: build_generator(config.net, nnx.Rngs(0))))
+        self.discriminator = nnx.graphdef(nnx.eval_shape(lambda: build_discriminator(config.net, nnx.Rngs(0))))
+        self.generator_optimiser, self.discriminator_optimiser = (
+            optax.adam(self._schedule(rate), b1=0.0, b2=0.9)
+            for rate in (config.generator_rate, config.discriminator_rate))
+        self.examples = validation.examples(PREVIEWS, config.net.size_px)
+
+    def _schedule(self, rate: float) -> optax.Schedule:
+        """Constant, then linearly to 0 at the last step."""
+        start = int(self.config.decay_from * self.config.steps)
+        return optax.join_schedules([optax.constant_schedule(rate),
+                                     optax.linear_schedule(rate, 0.0, self.config.steps - start)], [start])
+
+    def init(self, key: Array) -> State:
+        generator_key, discriminator_key = jax.random.split(key)
+        if self.parent:
+            generator, generator_stats, discriminator, discriminator_stats = self.parent
+        else:
+            _, generator, generator_stats = split_net(build_generator(self.config.net, nnx.Rngs(generator_key)))
+            _, discriminator, discriminator_stats = split_net(
+                build_discriminator(self.config.net, nnx.Rngs(discriminator_key)))
+        return State(jnp.zeros((), jnp.int32), generator, generator_stats, discriminator, discriminator_stats,
+                     jax.tree.map(jnp.copy, generator), self.generator_optimiser.init(generator),
+                     self.discriminator_optimiser.init(discriminator))
+
+    def batches(self, seed: int, process: int = 0, processes: int = 1):
+        return training_batches(self.training, size_px=self.config.net.size_px, batch=self.config.batch, seed=seed,
+                                process=process, processes=processes)
+
+    def step(self, state: State, batch: FrameBatch, key: Array, fixed=(), axis_name: str | None = None
+             ) -> tuple[State, dict[str, Array]]:
+        """G on the features of D and its hinge; then D on a fresh pass of the updated G (NVlabs `pix2pix_trainer`)."""
+        first = 0 if axis_name is None else jax.lax.axis_index(axis_name) * len(batch.images)
+        augment_key, style_key = jax.random.split(jax.random.fold_in(key, state.step))
+        images, labels = augment_frames(study_keys(augment_key, len(batch.images), first), batch.images, batch.masks,
+                                        self.config.augment)
+        images = jnp.repeat(padded(2 * images - 1, self.size_px, "reflect")[..., None], self.config.net.channels, -1)
+        labels = padded(labels, self.size_px, "constant")
+        maps = nnx.merge(self.generator, state.generator, state.generator_stats, copy=True).label_maps(labels)
+        noise = jax.vmap(lambda k: jax.random.normal(k, (256,)))(study_keys(style_key, len(images), first))
+        inputs = (images, labels, maps, noise, fixed, axis_name)
+
+        gradients, (state, metrics) = jax.grad(self._generator_loss, has_aux=True)(state.generator, state, *inputs)
+        generator, generator_opt = self._updated(self.generator_optimiser, gradients, state.generator,
+                                                 state.generator_opt, axis_name)
+        decay = jnp.minimum(self.config.ema, (1 + state.step) / (10 + state.step))
+        ema = jax.tree.map(lambda old, new: decay * old + (1 - decay) * new, state.ema, generator)
+        state = state.replace(generator=generator, generator_opt=generator_opt, ema=ema)
+
+        fake, stats, _ = self._fake(state.generator, state, images, maps, noise, axis_name)
+        state = state.replace(generator_stats=stats)
+        gradients, (state, d_metrics) = jax.grad(self._discriminator_loss, has_aux=True)(
+            state.discriminator, state, fake, images, labels)
+        discriminator, discriminator_opt = self._updated(self.discriminator_optimiser, gradients, state.discriminator,
+                                                         state.discriminator_opt, axis_name)
+        metrics |= d_metrics
+        if axis_name is not None:
+            metrics = jax.lax.pmean(metrics, axis_name)
+        return state.replace(step=state.step + 1, discriminator=discriminator,
+                             discriminator_opt=discriminator_opt), metrics
+
+    def _updated(self, optimiser, gradients, params, opt, axis_name):
+        if axis_name is not None:
+            gradients = jax.lax.pmean(gradients, axis_name)
+        updates, opt = optimiser.update(gradients, opt, params)
+        return optax.apply_updates(params, updates), opt
+
+    def _fake(self, params: nnx.State, state: State, images, maps, noise, axis_name):
+        """A train-mode pass of G: images, its new statistics, and the KL divergence of their styles."""
+        net = nnx.merge(self.generator, params, state.generator_stats, copy=True)
+        power_iteration(net)
+        style, divergence = None, 0.0
+        if net.encoder is not None:
+            mean, log_variance = net.encoder(images)
+            style = mean + jnp.exp(0.5 * log_variance) * noise
+            divergence = losses.kl_divergence(mean, log_variance)
+            if axis_name is not None:       # a sum over the batch: of all replicas, where their mean is taken after
+                divergence = divergence * jax.lax.axis_size(axis_name)
+        fake = net(maps, train=True, style=style, axis_name=axis_name)
+        return fake, nnx.state(net, nnx.BatchStat), divergence
+
+    def _judged(self, params: nnx.State, stats: nnx.State) -> tuple[Discriminator, nnx.State]:
+        """D after the one power iteration of a train-mode pass, and its new statistics."""
+        net = nnx.merge(self.discriminator, params, stats, copy=True)
+        power_iteration(net)
+        return net, nnx.state(net, nnx.BatchStat)
+
+    def _generator_loss(self, params, state: State, images, labels, maps, noise, fixed, axis_name):
+        fake, generator_stats, divergence = self._fake(params, state, images, maps, noise, axis_name)
+        judge, discriminator_stats = self._judged(state.discriminator, state.discriminator_stats)
+        on_fake, on_real = judge(labels, fake), judge(labels, images)      # instance norm: apart is as together
+        adversarial = losses.hinge_generator(on_fake)
+        features = self.config.feature_weight * losses.feature_matching(on_fake, on_real)
+        total = adversarial + features + self.config.kl_weight * divergence
+        metrics = {"g_hinge": adversarial, "g_features": features}
+        if self.features is not None:
+            perceived = self.config.perceptual_weight * losses.perceptual(self.features(fixed, fake),
+                                                                         self.features(fixed, images))
+            total, metrics["g_perceptual"] = total + perceived, perceived
+        if self.config.net.style:
+            metrics["kl"] = divergence
+        state = state.replace(generator_stats=generator_stats, discriminator_stats=discriminator_stats)
+        return total, (state, {"loss": total, **metrics})
+
+    def _discriminator_loss(self, params, state: State, fake, images, labels):
+        judge, stats = self._judged(params, state.discriminator_stats)
+        both = judge(jnp.concatenate([labels, labels]), jnp.concatenate([jax.lax.stop_gradient(fake), images]))
+        n = len(fake)
+        loss = losses.hinge_discriminator([[f[n:] for f in s] for s in both], [[f[:n] for f in s] for s in both])
+        return loss, (state.replace(discriminator_stats=stats), {"d_hinge": loss})
+
+    def evaluate(self, state: State) -> tuple[dict[str, float], dict, dict[str, np.ndarray]]:
+        """Figures of the averaged generator on held-out masks, the model, and a grid of mask, fake and real."""
+        model = {"generator": state.ema, "generator_stats": self.re_estimated(state),
+                 "discriminator": state.discriminator, "discriminator_stats": state.discriminator_stats}
+        from cardiojax.generate import Synthesizer
+        painter = Synthesizer(self.config.net, self.training.labels, state.ema, model["generator_stats"])
+        fakes, reals = painter.generate(self.examples.masks), self.examples.images / 127.5 - 1
+        gray = fakes if fakes.ndim == 3 else fakes.mean(-1)
+        metrics = {"ssim": float(np.mean([ssim(f, r) for f, r in zip(gray, reals, strict=True)])),
+                   "l1": float(np.abs(gray - reals).mean())}
+        if self.judge is not None:
+            metrics |= self.judge.flat(painter)
+        return metrics, model, {"samples": figures.sample_grid(self.examples.masks, gray, reals)}
+
+    def score(self, metrics: dict[str, float]) -> float:
+        """Lower is better: the Fréchet distance where there is a judge, else the distance from the real images."""
+        return metrics.get("frechet", metrics["l1"])
+
+    def re_estimated(self, state: State) -> nnx.State:
+        """Statistics that belong to the averaged generator: means over training masks, unaugmented.
+
+        Each pass moves u and v of the spectral norms towards those of these weights first.
+        """
+        stats = state.generator_stats
+        rng = np.random.default_rng(0)
+        size = min(self.config.batch, len(self.training))
+        total = None
+        for i in range(STATISTICS_BATCHES):
+            batch = self.training.batch(rng.choice(len(self.training), size, replace=False), self.config.net.size_px)
+            stats, here = self._statistics(state.ema, stats, batch.masks, i)
+            total = here if total is None else jax.tree.map(jnp.add, total, here)
+        means = jax.tree.map(lambda t: t / STATISTICS_BATCHES, total)
+        return jax.tree.map(lambda mean, last: last if isinstance(last, SpectralVector) else mean, means, stats,
+                            is_leaf=lambda x: isinstance(x, nnx.Variable))
+
+    @functools.partial(jax.jit, static_argnums=0)
+    def _statistics(self, params, stats, masks: Int[Array, "b h w"], i) -> tuple[nnx.State, nnx.State]:
+        """Statistics after a pass, and those of this batch alone: what moved, without the momentum."""
+        net = nnx.merge(self.generator, params, stats, copy=True)
+        power_iteration(net)
+        noise = jax.random.normal(jax.random.key(i), (len(masks), 256)) if self.config.net.style else None
+        net(net.label_maps(padded(masks, self.size_px, "constant")), train=True, style=noise)
+        new = nnx.state(net, nnx.BatchStat)
+        return new, jax.tree.map(lambda new, old: (new - (1 - MOMENTUM) * old) / MOMENTUM, new, stats)
+
+
+def train(config: GauganConfig, *, preset: str, training: str, validation: str | None, data_dir: Path, run: Path,
+          init: Path | None = None, judge: Path | None = None, seed: int = 0, mode: parallel.Mode = "jit"
+          ) -> dict[str, float]:
+    """Train (or go on training) a run folder; the last evaluation's figures. Raises InputError, Preempted."""
+    from cardiojax.evaluate.synthesis import Judge
+    split, held_out = data.open_pair(training, validation, data_dir, need_volumes=False)
+    frames = Frames(split)
+    if max(frames.labels) >= config.net.classes:
+        raise DataError(f"the masks hold label {max(frames.labels)}; --classes {config.net.classes} is too few")
+    parallel.check_batch(config.batch, len(jax.devices()), "images")
+    task = GauganTask(config, frames, Frames(held_out), perceptual.load(config), parent(init, config),
+                      None if judge is None else Judge(judge, held_out))
+    settings = {"task": "gaugan", "preset": preset, "config": dataclasses.asdict(config), "seed": seed,
+                "labels": task.training.labels, "data": {"training": training, "validation": held_out.name},
+                "parent": None if init is None else str(init)}
+    with Run(run, settings) as opened:
+        return loop.fit(task, opened, steps=config.steps, batch=config.batch, evaluate_every=config.evaluate_every,
+                        seed=seed, parallel=parallel.Parallel(task, mode), unit="images")
+
+
+def parent(init: Path | None, config: GauganConfig) -> tuple[nnx.State, ...] | None:
+    """The model of a finished run that training starts from. Raises RunError where its network is another."""
+    if init is None:
+        return None
+    from cardiojax.generate import net_config, read_model
+    net = net_config(read_config(init)["config"])
+    same = {k: getattr(config.net, k) for k in ("sparse", "dtype")}
+    if not net.style:
+        same["size_px"] = config.net.size_px             # without a style encoder the network has no size of its own
+    if dataclasses.replace(net, **same) != config.net:
+        raise RunError(f"--init {init} has another network: {net}")
+    model = read_model(init, net)
+    if model[2] is None:
+        raise RunError(f"--init {init} has no discriminator to go on with")
+    return tuple(jax.tree.map(jnp.asarray, part) for part in model)

@@ -1,0 +1,205 @@
+"""The GauGAN task on the phantom: the laws of training, generation, and the judging of it."""
+
+import dataclasses
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from conftest import terminate_at
+from PIL import Image
+
+import cardiojax
+from cardiojax import data
+from cardiojax.config import Gaugan, GauganNet, Warp
+from cardiojax.errors import DataError, InputError, Preempted
+from cardiojax.frames import Frames, halve_mask
+from cardiojax.generate import double
+from cardiojax.train import gaugan, loop
+from cardiojax.train.parallel import Parallel
+from cardiojax.train.run import Run
+
+CONFIG = Gaugan(net=GauganNet(size_px=75, upsamplings="few", ngf=2, hidden=4, ndf=2, sparse=False), batch=8, steps=4,
+                augment=Warp(10.0, 4.0, 0.1, False), perceptual="none", evaluate_every=2, ema=0.5,
+                generator_rate=1e-3, discriminator_rate=1e-3)
+ONE = {"training": "phantom/dsb_like:train", "validation": "phantom/dsb_like:validation"}
+
+
+@pytest.fixture(scope="module")
+def frames(phantom_data):
+    return [Frames(data.open_split(ONE[k], phantom_data)) for k in ("training", "validation")]
+
+
+@pytest.fixture(scope="module")
+def task(frames):
+    return gaugan.GauganTask(CONFIG, *frames)
+
+
+@pytest.fixture(scope="module")
+def start(task):
+    return jax.tree.map(np.asarray, task.init(jax.random.key(0)))
+
+
+def fit(task, path, stop_at=None):
+    settings = {"task": "gaugan", "preset": "tiny", "config": dataclasses.asdict(CONFIG), "seed": 1, "data": ONE,
+                "labels": task.training.labels, "parent": None}
+    parallel = Parallel(task, devices=jax.devices()[:1])
+    if stop_at:
+        terminate_at(parallel, stop_at)
+    with Run(path, settings) as run:
+        return loop.fit(task, run, steps=CONFIG.steps, batch=CONFIG.batch, evaluate_every=CONFIG.evaluate_every,
+                        seed=1, parallel=parallel, unit="images")
+
+
+@pytest.fixture(scope="module")
+def finished(task, tmp_path_factory):
+    path = tmp_path_factory.mktemp("gaugan") / "run"
+    return path, fit(task, path)
+
+
+@pytest.mark.slow
+def test_interrupted_is_uninterrupted(task, finished, tmp_path):
+    """Both networks, both optimisers, the statistics and the data's place: the same model to the bit."""
+    whole, metrics = finished
+    with pytest.raises(Preempted, match="step 3 of 4"):
+        fit(task, tmp_path / "run", stop_at=3)
+    assert fit(task, tmp_path / "run") == metrics
+    a, b = (np.load(p / "model.npz") for p in (whole, tmp_path / "run"))
+    assert a.files == b.files
+    for name in a.files:
+        np.testing.assert_array_equal(a[name], b[name], err_msg=name)
+
+
+def moments(state):
+    """Both networks' gradients of the last step: with β₁ = 0 Adam's first moment is the gradient."""
+    return jax.tree.map(np.asarray, (state.generator_opt[0].mu, state.discriminator_opt[0].mu))
+
+
+@pytest.mark.slow
+def test_devices_and_modes_agree_on_gradients(frames, start):
+    """Eight devices = one, pmap = jit. G stays: Adam keeps only the signs of its first gradient."""
+    task = gaugan.GauganTask(dataclasses.replace(CONFIG, generator_rate=0.0), *frames)
+    batch = next(task.batches(0))
+    found = {}
+    for mode, count in (("jit", 1), ("jit", 8), ("pmap", 8)):
+        parallel = Parallel(task, mode, jax.devices()[:count])
+        state, metrics = parallel.step(parallel.place(start), batch, jax.random.key(2))
+        state = parallel.one(state)
+        found[mode, count] = *moments(state), jax.tree.map(np.asarray, state.generator_stats), metrics
+    truth = found.pop(("jit", 1))
+    for generator, discriminator, stats, metrics in found.values():
+        for ours, theirs in ((generator, truth[0]), (discriminator, truth[1]), (stats, truth[2])):
+            for a, b in zip(jax.tree.leaves(ours), jax.tree.leaves(theirs), strict=True):
+                np.testing.assert_allclose(a, b, atol=5e-4 * np.abs(b).max() + 1e-6)
+        assert float(metrics["loss"]) == pytest.approx(float(truth[3]["loss"]), rel=1e-4)
+
+
+@pytest.mark.slow
+def test_one_update_by_hand(frames, start):
+    """At step 0 only D learns, at step 1 only G: the other stays to the bit. The average of G follows by hand."""
+    halting = gaugan.GauganTask(CONFIG, *frames)
+    for name, turn in (("discriminator_optimiser", 0), ("generator_optimiser", 1)):
+        setattr(halting, name, gaugan.optax.adam(lambda count, turn=turn: 1e-3 * (count == turn), b1=0.0, b2=0.9))
+    step, batch, before = jax.jit(halting.step), next(halting.batches(0)), start
+    for moving in ("discriminator", "generator"):
+        after, _ = step(before, batch, jax.random.key(2))
+        for name in ("generator", "discriminator"):
+            pairs = zip(jax.tree.leaves(getattr(before, name)), jax.tree.leaves(getattr(after, name)), strict=True)
+            changed = [bool((np.asarray(a) != np.asarray(b)).any()) for a, b in pairs]
+            assert any(changed) == (name == moving)
+        decay = min(CONFIG.ema, (1 + int(before.step)) / (10 + int(before.step)))
+        for old, new, ema in zip(*map(jax.tree.leaves, (before.ema, after.generator, after.ema)), strict=True):
+            np.testing.assert_allclose(ema, decay * np.asarray(old) + (1 - decay) * np.asarray(new), atol=1e-6)
+        before = after
+
+
+def test_rates_fall_linearly():
+    task = gaugan.GauganTask.__new__(gaugan.GauganTask)
+    task.config = dataclasses.replace(CONFIG, steps=100, decay_from=0.5)
+    rate = task._schedule(2.0)
+    assert [float(rate(s)) for s in (0, 49, 50, 75, 100)] == pytest.approx([2, 2, 2, 1, 0])
+
+
+@pytest.mark.slow
+def test_a_run_shows_held_out_masks_and_generates(finished, frames):
+    path, metrics = finished
+    assert {"ssim", "l1"} <= set(metrics)
+    grid = np.asarray(Image.open(path / "samples" / "000004.png"))
+    assert grid.shape == (3 * 75, 8 * 75, 3)
+    model = cardiojax.load(path)
+    study = frames[1].split.study(0)
+    masks = study.masks[..., 0]
+    images = model.generate(masks)                       # the records' 150 pixels, of a run of 75
+    assert images.shape == masks.shape
+    assert np.abs(images).max() <= 1
+    small = model.generate(halve_mask(masks))
+    np.testing.assert_allclose(images.reshape(len(masks), 75, 2, 75, 2).mean((2, 4)), small, atol=2e-2)
+    assert model.generate(masks[:3, :40, :100]).shape == (3, 40, 100)
+    assert model.generate(masks[:0]).shape == (0, 150, 150)
+    np.testing.assert_allclose(model.generate(halve_mask(masks[2:3]))[0], small[2], atol=1e-5)
+    with pytest.raises(InputError, match=r"label 7.* never saw"):
+        model.generate(np.full((1, 80, 80), 7))
+    with pytest.raises(InputError, match="whole numbers"):
+        model.generate(np.zeros((1, 80, 80)))
+
+
+@pytest.mark.slow
+def test_images_of_a_run_look_like_its_training_passes(task, finished):
+    """Its statistics are re-estimated: an evaluation pass gives a training batch nearly what a training pass gives."""
+    model = cardiojax.load(finished[0])
+    batch = task.training.batch(range(0, 64, 2), 75)
+    net = gaugan.nnx.merge(model.graph, model.params, model.stats, copy=True)
+    maps = net.label_maps(gaugan.padded(batch.masks, 80, "constant"))
+    passes = jax.jit(lambda maps, train: gaugan.nnx.merge(model.graph, model.params, model.stats, copy=True)(
+        maps, train=train), static_argnums=1)
+    difference = float(jnp.abs(passes(maps, True) - passes(maps, False)).mean())
+    assert difference < 0.25 * float(passes(maps, False).std())
+
+
+@pytest.mark.slow
+def test_bfloat16_and_style_train_with_float32_parameters(frames):
+    net = dataclasses.replace(CONFIG.net, dtype="bfloat16", style=True, norm="instance")
+    task = gaugan.GauganTask(dataclasses.replace(CONFIG, net=net), *frames)
+    state, metrics = jax.jit(task.step)(task.init(jax.random.key(0)), next(task.batches(0)), jax.random.key(1))
+    assert np.isfinite(float(metrics["loss"]))
+    assert float(metrics["kl"]) > 0
+    assert {x.dtype for x in jax.tree.leaves((state.generator, state.discriminator, state.ema))} == {
+        jnp.dtype("float32")}
+
+
+def test_frames_name_what_is_missing(frames, phantom_data):
+    assert frames[0].labels == (0, 1, 2, 3)
+    split = data.open_split(ONE["validation"], phantom_data)
+
+    class NoMasks:
+        name = "nothing:train"
+
+        def __len__(self):
+            return len(split)
+
+        def study(self, i):
+            return dataclasses.replace(split.study(i), masks=None)
+
+    with pytest.raises(DataError, match="nothing:train has no masks"):
+        Frames(NoMasks())
+
+
+def test_halving_masks_and_doubling_images():
+    mask = np.array([[[1, 1, 0, 3], [1, 0, 3, 0], [2, 2, 0, 0], [1, 1, 0, 1]]], np.uint8)
+    np.testing.assert_array_equal(halve_mask(mask), [[[1, 0], [2, 0]]])
+    images = np.random.default_rng(0).uniform(-0.5, 0.5, (2, 5, 7)).astype(np.float32)
+    np.testing.assert_allclose(double(images).reshape(2, 5, 2, 7, 2).mean((2, 4)), images, atol=1e-6)
+
+
+def test_config_refuses():
+    with pytest.raises(ValueError, match="perceptual is vgg19"):
+        dataclasses.replace(CONFIG, perceptual="resnet")
+    with pytest.raises(ValueError, match="perceptual is vgg19"):
+        dataclasses.replace(CONFIG, perceptual="sfera")
+
+
+def test_config_json_is_before_the_first_step(finished):
+    config = json.loads((finished[0] / "config.json").read_text())
+    assert config["task"] == "gaugan"
+    assert config["labels"] == [0, 1, 2, 3]

@@ -1,0 +1,103 @@
+"""Judging synthetic images: distances worked by hand, and a generator that returns the real images is perfect."""
+
+import types
+
+import jax
+import numpy as np
+import pytest
+
+from cardiojax import data
+from cardiojax.config import Sfera, SferaNet
+from cardiojax.errors import RunError
+from cardiojax.evaluate import synthesis
+from cardiojax.evaluate.metrics import ssim
+from cardiojax.nets import vgg
+from cardiojax.predict import Predictor
+from cardiojax.train import sfera
+
+LIKE = Sfera(net=SferaNet(size_px=75, width=2, spatial_features=6, lstm_features=5, dropout=0.0), batch=8, steps=2,
+             evaluate_every=2, views=1)
+
+
+def test_frechet_of_two_known_clouds():
+    """Same covariance, means 3 apart: 9. Same mean, deviations 1 and 2 in d dimensions: d · (2 − 1)²."""
+    rng = np.random.default_rng(0)
+    a = rng.normal(size=(500, 4))
+    assert synthesis.frechet(a, a) == pytest.approx(0, abs=1e-6)
+    assert synthesis.frechet(a, a + np.array([3, 0, 0, 0])) == pytest.approx(9, rel=1e-6)
+    centred = a - a.mean(0)
+    assert synthesis.frechet(centred, 2 * centred) == pytest.approx(np.trace(np.cov(a, rowvar=False)), rel=1e-6)
+
+
+def test_kernel_by_hand():
+    """Two points each, one feature: k(x, y) = (xy + 1)³."""
+    a, b = np.array([[0.0], [1.0]]), np.array([[1.0], [2.0]])
+    # within a: k(0,1) = 1; within b: k(1,2) = 27; across: (1 + 1 + 8 + 27) / 4
+    assert synthesis.kernel(a, b) == pytest.approx(1 + 27 - 2 * 37 / 4)
+
+
+def test_ssim_by_hand():
+    image = np.random.default_rng(0).uniform(-1, 1, (32, 32))
+    assert ssim(image, image) == pytest.approx(1)
+    a, b, c1 = 0.5, 0.25, 0.02**2
+    assert ssim(np.full((32, 32), a), np.full((32, 32), b)) == pytest.approx((2 * a * b + c1) / (a * a + b * b + c1))
+
+
+def test_lpips_is_zero_for_equal_images_and_weighs_the_layers():
+    rng, key = np.random.default_rng(0), jax.random.key(0)
+    weights, fin = {}, 3
+    for block, (depth, width) in enumerate(zip((2, 2, 3, 3, 3), (4, 4, 6, 6, 6), strict=True), 1):
+        for i in range(1, depth + 1):
+            weights |= {f"conv{block}_{i}/kernel": jax.random.normal(key, (3, 3, fin, width)) / 5,
+                        f"conv{block}_{i}/bias": np.zeros(width, np.float32)}
+            fin = width
+    weights |= {f"lpips/{i}": np.ones(w, np.float32) for i, w in enumerate((4, 4, 6, 6, 6))}
+    a, b = rng.uniform(-1, 1, (2, 2, 32, 32)).astype(np.float32)
+    assert np.asarray(synthesis.lpips(weights, a, a)[0]) == pytest.approx([0, 0])
+    distance = np.asarray(synthesis.lpips(weights, a, b)[0])
+    assert (distance > 0).all()
+    doubled = weights | {f"lpips/{i}": 2 * weights[f"lpips/{i}"] for i in range(5)}
+    np.testing.assert_allclose(synthesis.lpips(doubled, a, b)[0], 2 * distance, rtol=1e-5)
+
+
+def test_vgg_activations_stop_where_they_may():
+    weights = {f"conv1_{i}/{p}": np.ones(s, np.float32) for i, fin in ((1, 3), (2, 2))
+               for p, s in (("kernel", (3, 3, fin, 2)), ("bias", (2,)))}
+    first, second = vgg.activations(weights, np.ones((1, 5, 5, 3), np.float32), ("relu1_1", "relu1_2"))
+    assert float(first[0, 2, 2, 0]) == 28                       # 27 ones and the bias
+    assert float(second[0, 2, 2, 0]) == 9 * 2 * 28 + 1
+    with pytest.raises(ValueError, match="no such"):
+        vgg.activations(weights, np.ones((1, 5, 5, 3), np.float32), ("relu4_1",))
+
+
+@pytest.mark.slow
+def test_the_real_images_are_judged_perfect(phantom_data, tmp_path, monkeypatch):
+    monkeypatch.setenv("CARDIOJAX_WEIGHTS", str(tmp_path / "none"))
+    sfera.train(LIKE, preset="tiny", training="phantom/dsb_like:train", validation=None, data_dir=phantom_data,
+                run=tmp_path / "sfera")
+    split = data.open_split("phantom/dsb_like:validation", phantom_data)
+    judge = synthesis.Judge(Predictor(tmp_path / "sfera"), split)
+    known = {s.masks[..., t].tobytes(): s.frames[..., t] for s in judge.studies for t in (0, 1)}
+
+    def painter(change):
+        def generate(masks):
+            half = len(masks) // 2                               # ED, then ES
+            frames = np.concatenate([known[masks[:half].tobytes()], known[masks[half:].tobytes()]])
+            return change(frames / np.float32(127.5) - 1)
+        return types.SimpleNamespace(net=types.SimpleNamespace(size_px=150), generate=generate)
+
+    result = judge.judge(painter(lambda x: x))
+    assert result["frechet"] == pytest.approx(0, abs=1e-5)
+    assert result["ssim"] == pytest.approx(1)
+    assert result["lpips"] is None
+    for name in ("edv", "esv", "ef"):
+        assert result["volume_fidelity"][name]["rmse"] == pytest.approx(0, abs=1e-4)
+    worse = judge.judge(painter(lambda x: np.clip(2 * x, -1, 1)))
+    assert worse["frechet"] > result["frechet"]
+    assert worse["ssim"] < 1
+    assert worse["volume_fidelity"]["edv"]["rmse"] > 1e-3
+
+
+def test_a_judge_needs_a_sfera_run(tmp_path):
+    with pytest.raises(RunError, match="not a run folder"):
+        synthesis.Judge(tmp_path, None)
