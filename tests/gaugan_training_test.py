@@ -7,7 +7,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import terminate_at
 from PIL import Image
 
 import cardiojax
@@ -19,6 +18,7 @@ from cardiojax.generate import double
 from cardiojax.train import gaugan, loop
 from cardiojax.train.parallel import Parallel
 from cardiojax.train.run import Run
+from conftest import terminate_at
 
 CONFIG = Gaugan(net=GauganNet(size_px=75, upsamplings="few", ngf=2, hidden=4, ndf=2, sparse=False), batch=8, steps=4,
                 augment=Warp(10.0, 4.0, 0.1, False), perceptual="none", evaluate_every=2, ema=0.5,

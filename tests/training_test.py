@@ -2,14 +2,11 @@
 
 import dataclasses
 import json
-import os
 import shutil
-import signal
 
 import jax
 import numpy as np
 import pytest
-from conftest import terminate_at
 
 import cardiojax
 from cardiojax import data
@@ -18,6 +15,7 @@ from cardiojax.errors import DataError, InputError, Preempted, RunError, Trainin
 from cardiojax.train import loop, sfera
 from cardiojax.train.parallel import Parallel
 from cardiojax.train.run import Run
+from conftest import terminate_at
 
 CONFIG = Sfera(net=SferaNet(size_px=75, width=2, spatial_features=6, lstm_features=5, dropout=0.1),
                batch=4, steps=4, evaluate_every=2, views=1, learning_rate=1e-2)

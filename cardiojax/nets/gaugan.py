@@ -62,8 +62,9 @@ class SpadeBlock(nnx.Module):
     def __call__(self, x, where: LabelMap, train: bool, axis_name: str | None):
         h = self.conv_0(leaky(self.norm_0(x, where, train, axis_name)))
         h = self.conv_1(leaky(self.norm_1(h, where, train, axis_name)))
-        shortcut = x if self.conv_s is None or self.norm_s is None else self.conv_s(self.norm_s(x, where, train, axis_name))
-        return shortcut + h
+        if self.conv_s is not None and self.norm_s is not None:
+            x = self.conv_s(self.norm_s(x, where, train, axis_name))
+        return x + h
 
 
 class Generator(nnx.Module):

@@ -33,6 +33,7 @@ class Conv(nnx.Module):
     u and v are constants of the forward pass; `power_iteration` moves them, once before every training pass.
     """
 
+    bias: Any
     u: Any                                   # SpectralVectors, or None
     v: Any
 
