@@ -42,7 +42,7 @@ def main():
         x = jax.random.normal(jax.random.key(0), (IMAGES, side, side, fin))
         kernel = jax.random.normal(jax.random.key(1), (3, 3, fin, fout))
         gradients = {name: jax.grad(lambda x, k, f=f: (f(x, k) ** 2).sum(), argnums=(0, 1))
-                     for name, f in (("xla", ours._conv), ("cardiojax", ours.conv))}
+                     for name, f in (("xla", lambda x, k: ours._conv(x, k, 1, (1, 1))), ("cardiojax", ours.conv))}
         rows.append({"what": f"conv 3x3 {side}x{side} {fin}->{fout}, both gradients", **seconds(gradients, x, kernel)})
     x = jax.random.normal(jax.random.key(0), (IMAGES, 75, 75, 16))
     pools = {"xla": lambda x: nnx.max_pool(x, (2, 2), strides=(2, 2)), "cardiojax": ours.max_pool_2x2}

@@ -111,6 +111,13 @@ class GauganNet:
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Of the convolutions. Parameters, statistics, images and losses stay float32."""
 
+    def __post_init__(self):
+        for name in ("size_px", "classes", "channels", "hidden", "ndf", "scales"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
+        if self.ngf < (least := 2 if self.upsamplings == "most" else 1):
+            raise ValueError(f"ngf must be at least {least}, not {self.ngf}")
+
 
 @dataclasses.dataclass(frozen=True)
 class Gaugan:
@@ -130,7 +137,7 @@ class Gaugan:
     """Of matching the discriminator's features."""
     perceptual: str = "vgg19"
     """Pretrained network whose features are matched too: vgg19, vgg16 (ported weights: `cardiojax port vgg`),
-    vgg16:FILE, sfera:RUN (our own encoder's), or none."""
+    either with :FILE, sfera:RUN (our own encoder's), or none."""
     perceptual_weight: float = 10.0
     imagenet: bool = False
     """Scale images as ImageNet's before VGG. NVlabs gives it [−1, 1] as they are."""
@@ -145,8 +152,11 @@ class Gaugan:
         if self.net.size_px not in (150, 75):
             raise ValueError(f"size_px is 150 or 75, not {self.net.size_px}")
         kind, colon, where = self.perceptual.partition(":")
-        if kind not in ("vgg19", "vgg16", "sfera", "none") or (colon and not where) or (kind == "sfera" and not where):
-            raise ValueError(f"perceptual is vgg19, vgg16, vgg16:FILE, sfera:RUN or none, not {self.perceptual!r}")
+        bare = {"vgg19": True, "vgg16": True, "none": True, "sfera": False}.get(kind)
+        if bare is None or (colon and not where) or (where and kind == "none") or not (bare or where):
+            raise ValueError(f"perceptual is vgg19[:FILE], vgg16[:FILE], sfera:RUN or none, not {self.perceptual!r}")
+        if kind.startswith("vgg") and self.net.channels not in (1, 3):
+            raise ValueError(f"{kind} sees 1 or 3 channels, not {self.net.channels}; --perceptual none would do")
         if not 0 <= self.decay_from <= 1:
             raise ValueError(f"decay_from is a share of the steps, 0 to 1, not {self.decay_from}")
         for name in ("steps", "batch", "evaluate_every"):

@@ -36,11 +36,14 @@ class Synthesizer:
 
         Masks are taken at the run's pixel size (its `size_px`: 150 is 1 mm, 75 is 2 mm), padded with background to
         a size that the network allows, and the images cropped back; only those of the records' 150 × 150 pixels are
-        halved for a run of 75, and their images doubled. An image depends on its own mask alone.
+        halved for a run of 75, and their images doubled. A style encoder fixes the size to the run's own.
+        An image depends on its own mask alone.
         style: a run's with a style encoder (see `styles`); its mean, zero, by default.
         Raises InputError for labels that the generator never saw, and for sizes that it cannot make.
         """
         masks = self._checked(masks)
+        if style is not None and (not self.net.style or np.shape(style) != (len(masks), STYLE)):
+            raise InputError(f"a style is ({len(masks)}, {STYLE}) for these masks, and of a run with a style encoder")
         if self.net.size_px * 2 == SIZE_PX and masks.shape[1:] == (SIZE_PX, SIZE_PX):
             return double(self.generate(halve_mask(masks), style))
         n, h, w = masks.shape
@@ -52,23 +55,26 @@ class Synthesizer:
         square = np.pad(masks, ((0, 0), (low[0], side - h - low[0]), (low[1], side - w - low[1])))
         styles = np.zeros((n, STYLE), np.float32) if style is None else np.asarray(style, np.float32)
         out = np.empty((n, h, w, self.net.channels), np.float32)
-        for at in range(0, n, BATCH):
-            which = np.minimum(np.arange(at, at + BATCH), n - 1)       # the last batch is filled up with copies
+        batch = min(BATCH, 1 << (n - 1).bit_length()) if n else 1
+        for at in range(0, n, batch):
+            which = np.minimum(np.arange(at, at + batch), n - 1)       # the last batch is filled up with copies
             images = paint(self.graph, self.params, self.stats, square[which], styles[which])
-            out[at:at + BATCH] = np.asarray(images)[:n - at, low[0]:low[0] + h, low[1]:low[1] + w]
+            out[at:at + batch] = np.asarray(images)[:n - at, low[0]:low[0] + h, low[1]:low[1] + w]
         return out[..., 0] if self.net.channels == 1 else out
 
     def styles(self, images: Float[np.ndarray, "n h w"]) -> Float[np.ndarray, "n 256"]:
-        """Mean styles of images in [−1, 1] of `size_px`, for `generate`. Raises InputError without a style encoder."""
+        """Mean styles of images in [−1, 1] of `size_px`, for `generate`. Raises InputError where there are none."""
         if not self.net.style:
             raise InputError("this generator has no style encoder (train it with --style)")
+        if np.shape(images)[1:] != (self.net.size_px, self.net.size_px):
+            raise InputError(f"styles are read from images of {self.net.size_px} pixels, not {np.shape(images)[1:]}")
         channels = np.repeat(np.asarray(images, np.float32)[..., None], self.net.channels, axis=-1)
         return np.asarray(_encode(self.graph, self.params, self.stats, padded(
             channels, padded_px(self.net.size_px, self.net.upsamplings), "reflect")))
 
     def _checked(self, masks) -> Int[np.ndarray, "n h w"]:
         masks = np.asarray(masks)
-        if masks.ndim != 3 or not np.issubdtype(masks.dtype, np.integer):
+        if masks.ndim != 3 or 0 in masks.shape[1:] or not np.issubdtype(masks.dtype, np.integer):
             raise InputError(f"masks are whole numbers in (N, H, W), not {masks.dtype} in {masks.shape}")
         if unknown := sorted(set(np.unique(masks).tolist()) - set(self.labels)):
             raise InputError(f"the masks hold label {', '.join(map(_name, unknown))}, which this generator never saw; "

@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -40,9 +41,10 @@ class SferaFeatures:
 
     weights: Any
     graph: nnx.GraphDef
+    rest: nnx.State
 
     def __call__(self, weights, images: Float[Array, "n h w c"]) -> list[Array]:
-        net = nnx.merge(self.graph, *weights, copy=True)
+        net = nnx.merge(self.graph, *weights, self.rest, copy=True)
         image = (images.mean(-1, keepdims=True) + 1) / 2
         x, out = (jnp.concatenate([image, image], -1) - 0.5).astype(net.dtype), []
         for block in net.blocks:
@@ -62,7 +64,7 @@ def load(config: Gaugan) -> VggFeatures | SferaFeatures | None:
         if predictor.config.net.size_px != config.net.size_px:
             raise RunError(f"{where} has images of {predictor.config.net.size_px} px, this GauGAN of "
                            f"{config.net.size_px}; features at two scales do not match")
-        return SferaFeatures((predictor.params, predictor.stats, predictor.rest), predictor.graph)
+        return SferaFeatures((predictor.params, predictor.stats), predictor.graph, predictor.rest)
     weights = {k: v for k, v in read_vgg(kind, Path(where) if where else None).items() if k.startswith("conv")}
     return VggFeatures(weights, config.imagenet, jax_dtype(config.net.dtype))
 
@@ -80,9 +82,11 @@ def read_vgg(kind: vgg.Kind, file: Path | None = None) -> dict[str, np.ndarray]:
             weights = {name: arrays[name] for name in arrays.files}
     except FileNotFoundError:
         raise RunError(f"no weights of {kind} in {file}. They come from {SOURCES[kind].format(file=file)}") from None
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
         raise RunError(f"{file} cannot be read ({one_line(error)})") from None
     for name, shape in vgg.shapes(kind).items():
         if name not in weights or weights[name].shape != shape:
             raise RunError(f"{file} does not hold {kind}: {name} is missing or of another shape")
+    if more := [n for n in weights if n.startswith("conv") and n not in vgg.shapes(kind)]:
+        raise RunError(f"{file} does not hold {kind}: it has {more[0]} too")
     return weights

@@ -45,6 +45,8 @@ def main(argv: list[str]) -> int:
         split = open_split(args.data, args.data_dir, need_volumes=False)
         result = report.judge(run, args.judge, split, args.out)
         rows = report.judgement(result)
+    elif args.judge is not None:
+        raise InputError(f"{args.run} predicts volumes, which need no judge; --judge is for a GauGAN's images")
     else:
         result = report.evaluate(run, open_split(args.data, args.data_dir), args.out)
         rows = report.table(result)

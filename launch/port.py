@@ -56,12 +56,10 @@ def main(argv: list[str]) -> int:
 
 
 def vgg(args: Vgg):
-    from cardiojax.perceptual import weights_file
     from cardiojax.port.vgg import port
 
-    target = args.target or weights_file("vgg19" if "19" in args.source.name else "vgg16")
-    kind = port(args.source, target)
-    print(f"{target}: {kind}. Next: cardiojax train gaugan --perceptual {kind}:{target} …")
+    kind, target = port(args.source, args.target)
+    print(f"{target}: {kind}. Next: cardiojax train gaugan --perceptual {kind}{f':{target}' if args.target else ''} …")
 
 
 def spade(args: Spade):

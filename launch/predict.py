@@ -33,11 +33,10 @@ def main(argv: list[str]) -> int:
     args = tyro.cli(Predict, args=argv, prog="cardiojax predict")
     if not args.studies:
         raise InputError("no study given")
-    import cardiojax
-    from cardiojax.predict import COLUMNS
+    from cardiojax.predict import COLUMNS, Predictor
     from cardiojax.readers import find_studies
 
-    predictor = cardiojax.load(args.run)
+    predictor = Predictor(args.run)
     paths = [p for root in args.studies for p in find_studies(root)]
     done, failed = 0, []
     args.csv.parent.mkdir(parents=True, exist_ok=True)

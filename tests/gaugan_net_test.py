@@ -31,7 +31,7 @@ def hearts(n=2, side=64):
 def test_parity_with_nvlabs(shared):
     """The fixture: every output, loss and gradient of NVlabs' own network, in PyTorch."""
     given = np.load(shared / "parity" / "spade_ngf2_64.npz")
-    g, d = Generator(size_px=64, ngf=2, rngs=nnx.Rngs(0)), Discriminator(ndf=4, rngs=nnx.Rngs(0))
+    g, d = Generator(size_px=64, ngf=2, sparse=False, rngs=nnx.Rngs(0)), Discriminator(ndf=4, rngs=nnx.Rngs(0))
     for module, prefix in ((g, "G/"), (d, "D/")):
         port.fill(module, {k.removeprefix(prefix): given[k] for k in given.files if k.startswith(prefix)})
     labels = jnp.asarray(given["label"][:, 0].astype(int))
@@ -44,13 +44,14 @@ def test_parity_with_nvlabs(shared):
             for j, x in enumerate(scale):
                 np.testing.assert_allclose(x.transpose(0, 3, 1, 2), given[f"eval/D{i}_{j}_{name}"], atol=1e-5)
 
-    power_iteration(g)
     power_iteration(d)
     graph, params, rest = nnx.split(g, nnx.Param, ...)
 
     @jax.jit
     def loss(params):
-        fake = nnx.merge(graph, params, rest, copy=True)(maps, train=True)
+        net = nnx.merge(graph, params, rest, copy=True)
+        power_iteration(net)                     # inside, as training does: u and v are constants all the same
+        fake = net(maps, train=True)
         on_fake, on_real = d(labels, fake), d(labels, image)
         parts = losses.hinge_generator(on_fake), 10 * losses.feature_matching(on_fake, on_real)
         return sum(parts), (fake, *parts)
@@ -81,6 +82,27 @@ def test_the_sparse_modulation_is_the_dense_one(noisy):
     np.testing.assert_allclose(ours, truth, atol=1e-4)
     for a, b in zip(back(g)[0], true_back(g)[0], strict=True):
         np.testing.assert_allclose(a, b, atol=2e-4 * float(jnp.abs(b).max()))
+
+
+def test_the_sparse_modulation_on_eight_devices():
+    """Sharded under jit, and replica by replica under pmap: the gradients of one device."""
+    labels = hearts(8, 32)
+    k = jax.random.split(jax.random.key(0), 3)
+    weights = sparse.Weights(jax.random.normal(k[0], (3, 3, 4, 5)), jnp.zeros(5), jax.random.normal(k[1], (3, 3, 5, 6)),
+                             jnp.zeros(6))
+    g = jax.random.normal(k[2], (8, 32, 32, 6))
+
+    def gradient(weights, labels, g):
+        return jax.grad(lambda w: (sparse.modulation(sparse.neighbourhoods(labels, 4), labels, w) * g).sum())(weights)
+
+    truth = jax.jit(gradient)(weights, labels, g)
+    mesh = jax.make_mesh((8,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
+    split = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("data"))
+    sharded = jax.jit(gradient)(weights, *jax.device_put((labels, g), split))
+    replicas = jax.pmap(gradient, in_axes=(None, 0, 0))(weights, labels[:, None], g[:, None])
+    for a, b, c in zip(truth, sharded, replicas, strict=True):
+        np.testing.assert_allclose(b, a, atol=2e-4 * float(jnp.abs(a).max()))
+        np.testing.assert_allclose(c.sum(0), a, atol=2e-4 * float(jnp.abs(a).max()))
 
 
 def test_distinct_neighbourhoods_by_hand():

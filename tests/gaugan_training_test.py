@@ -1,5 +1,6 @@
 """The GauGAN task on the phantom: the laws of training, generation, and the judging of it."""
 
+import copy
 import dataclasses
 import json
 
@@ -41,11 +42,16 @@ def start(task):
     return jax.tree.map(np.asarray, task.init(jax.random.key(0)))
 
 
-def fit(task, path, stop_at=None):
+@pytest.fixture(scope="module")
+def one_device(task):
+    return Parallel(task, devices=jax.devices()[:1])
+
+
+def fit(task, parallel, path, stop_at=None):
     settings = {"task": "gaugan", "preset": "tiny", "config": dataclasses.asdict(CONFIG), "seed": 1, "data": ONE,
                 "labels": task.training.labels, "parent": None}
-    parallel = Parallel(task, devices=jax.devices()[:1])
     if stop_at:
+        parallel = copy.copy(parallel)
         terminate_at(parallel, stop_at)
     with Run(path, settings) as run:
         return loop.fit(task, run, steps=CONFIG.steps, batch=CONFIG.batch, evaluate_every=CONFIG.evaluate_every,
@@ -53,18 +59,18 @@ def fit(task, path, stop_at=None):
 
 
 @pytest.fixture(scope="module")
-def finished(task, tmp_path_factory):
+def finished(task, one_device, tmp_path_factory):
     path = tmp_path_factory.mktemp("gaugan") / "run"
-    return path, fit(task, path)
+    return path, fit(task, one_device, path)
 
 
 @pytest.mark.slow
-def test_interrupted_is_uninterrupted(task, finished, tmp_path):
+def test_interrupted_is_uninterrupted(task, one_device, finished, tmp_path):
     """Both networks, both optimisers, the statistics and the data's place: the same model to the bit."""
     whole, metrics = finished
     with pytest.raises(Preempted, match="step 3 of 4"):
-        fit(task, tmp_path / "run", stop_at=3)
-    assert fit(task, tmp_path / "run") == metrics
+        fit(task, one_device, tmp_path / "run", stop_at=3)
+    assert fit(task, one_device, tmp_path / "run") == metrics
     a, b = (np.load(p / "model.npz") for p in (whole, tmp_path / "run"))
     assert a.files == b.files
     for name in a.files:
@@ -91,19 +97,25 @@ def test_devices_and_modes_agree_on_gradients(frames, start):
     for generator, discriminator, stats, metrics in found.values():
         for ours, theirs in ((generator, truth[0]), (discriminator, truth[1]), (stats, truth[2])):
             for a, b in zip(jax.tree.leaves(ours), jax.tree.leaves(theirs), strict=True):
-                np.testing.assert_allclose(a, b, atol=5e-4 * np.abs(b).max() + 1e-6)
+                np.testing.assert_allclose(a, b, atol=5e-4 * np.abs(b).max() + 5e-6)
         assert float(metrics["loss"]) == pytest.approx(float(truth[3]["loss"]), rel=1e-4)
 
 
 @pytest.mark.slow
-def test_one_update_by_hand(frames, start):
-    """At step 0 only D learns, at step 1 only G: the other stays to the bit. The average of G follows by hand."""
-    halting = gaugan.GauganTask(CONFIG, *frames)
+def test_one_update_by_hand(frames):
+    """At step 0 only D learns, at step 1 only G: the other stays to the bit. The average of G follows by hand.
+
+    In bfloat16, with a style encoder and instance norm: parameters and their averages are float32 all the same.
+    """
+    net = dataclasses.replace(CONFIG.net, dtype="bfloat16", style=True, norm="instance")
+    halting = gaugan.GauganTask(dataclasses.replace(CONFIG, net=net), *frames)
     for name, turn in (("discriminator_optimiser", 0), ("generator_optimiser", 1)):
         setattr(halting, name, gaugan.optax.adam(lambda count, turn=turn: 1e-3 * (count == turn), b1=0.0, b2=0.9))
-    step, batch, before = jax.jit(halting.step), next(halting.batches(0)), start
+    step, batch, before = jax.jit(halting.step), next(halting.batches(0)), halting.init(jax.random.key(0))
     for moving in ("discriminator", "generator"):
-        after, _ = step(before, batch, jax.random.key(2))
+        after, metrics = step(before, batch, jax.random.key(2))
+        assert np.isfinite(float(metrics["loss"]))
+        assert float(metrics["kl"]) > 0
         for name in ("generator", "discriminator"):
             pairs = zip(jax.tree.leaves(getattr(before, name)), jax.tree.leaves(getattr(after, name)), strict=True)
             changed = [bool((np.asarray(a) != np.asarray(b)).any()) for a, b in pairs]
@@ -112,6 +124,8 @@ def test_one_update_by_hand(frames, start):
         for old, new, ema in zip(*map(jax.tree.leaves, (before.ema, after.generator, after.ema)), strict=True):
             np.testing.assert_allclose(ema, decay * np.asarray(old) + (1 - decay) * np.asarray(new), atol=1e-6)
         before = after
+    assert {x.dtype for x in jax.tree.leaves((after.generator, after.discriminator, after.ema))} == {
+        jnp.dtype("float32")}
 
 
 def test_rates_fall_linearly():
@@ -157,17 +171,6 @@ def test_images_of_a_run_look_like_its_training_passes(task, finished):
     assert difference < 0.25 * float(passes(maps, False).std())
 
 
-@pytest.mark.slow
-def test_bfloat16_and_style_train_with_float32_parameters(frames):
-    net = dataclasses.replace(CONFIG.net, dtype="bfloat16", style=True, norm="instance")
-    task = gaugan.GauganTask(dataclasses.replace(CONFIG, net=net), *frames)
-    state, metrics = jax.jit(task.step)(task.init(jax.random.key(0)), next(task.batches(0)), jax.random.key(1))
-    assert np.isfinite(float(metrics["loss"]))
-    assert float(metrics["kl"]) > 0
-    assert {x.dtype for x in jax.tree.leaves((state.generator, state.discriminator, state.ema))} == {
-        jnp.dtype("float32")}
-
-
 def test_frames_name_what_is_missing(frames, phantom_data):
     assert frames[0].labels == (0, 1, 2, 3)
     split = data.open_split(ONE["validation"], phantom_data)
@@ -183,6 +186,13 @@ def test_frames_name_what_is_missing(frames, phantom_data):
 
     with pytest.raises(DataError, match="nothing:train has no masks"):
         Frames(NoMasks())
+
+
+def test_held_out_labels_that_training_never_shows_are_refused(frames):
+    few = copy.copy(frames[0])
+    few.labels = (0, 1)
+    with pytest.raises(DataError, match=r"validation has label 2, which .*train never shows"):
+        gaugan.GauganTask(CONFIG, few, frames[1])
 
 
 def test_halving_masks_and_doubling_images():

@@ -122,7 +122,7 @@ def test_vgg_of_keras_sees_the_same(tmp_path):
             theirs = f"block{layer[4]}_conv{layer[6]}"
             array = {"conv1_1/kernel": kernel, "conv1_1/bias": bias}.get(name, np.zeros(shape, np.float32))
             file[f"{theirs}/{theirs}_{'W' if part == 'kernel' else 'b'}_1:0"] = array
-    assert port_vgg.port(tmp_path / "vgg19.h5", tmp_path / "vgg19.npz") == "vgg19"
+    assert port_vgg.port(tmp_path / "vgg19.h5", tmp_path / "vgg19.npz")[0] == "vgg19"
     weights = perceptual.read_vgg("vgg19", tmp_path / "vgg19.npz")
     rgb = rng.uniform(0, 1, (1, 6, 6, 3)).astype(np.float32)
     ours, = vgg.activations(weights, vgg.imagenet_scaled(2 * rgb - 1), ("relu1_1",))

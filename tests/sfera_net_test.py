@@ -95,14 +95,23 @@ def test_masked_batch_norm_by_hand():
     np.testing.assert_allclose(norm.square[...], 0.9 + 0.1 * (real**2).mean((0, 1, 2)), rtol=1e-5)
 
 
-@pytest.mark.parametrize(("side", "size"), [(3, (9, 7)), (1, (6, 6))])
-def test_fast_convolution_gradients_are_the_convolutions(side, size):
+@pytest.mark.parametrize(("side", "size", "stride", "pad"), [
+    (3, (9, 7), 1, None), (1, (6, 6), 1, None), (3, (9, 8), 2, 1), (4, (9, 8), 2, 2), (4, (6, 6), 1, 2)])
+def test_fast_convolution_gradients_are_the_convolutions(side, size, stride, pad):
     keys = jax.random.split(jax.random.key(0), 3)
     x = jax.random.normal(keys[0], (4, *size, 3))
     kernel = jax.random.normal(keys[1], (side, side, 3, 5))
-    g = jax.random.normal(keys[2], (4, *size, 5))
-    ours, theirs = (jax.vjp(f, x, kernel)[1](g) for f in (convolution.conv, convolution._conv))
-    close(ours, theirs)
+    padding = [(side // 2, side // 2) if pad is None else (pad, pad)] * 2
+
+    def plain(x, kernel):
+        return jax.lax.conv_general_dilated(x, kernel, (stride, stride), padding,
+                                            dimension_numbers=("NHWC", "HWIO", "NHWC"))
+
+    truth, theirs = jax.vjp(plain, x, kernel)
+    out, ours = jax.vjp(lambda x, k: convolution.conv(x, k, stride, pad), x, kernel)
+    close(out, truth)
+    g = jax.random.normal(keys[2], truth.shape)
+    close(ours(g), theirs(g))
 
 
 def test_max_pool_leaves_an_odd_row_out():

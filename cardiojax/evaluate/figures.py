@@ -1,4 +1,4 @@
-"""Agreement as pictures: scatter (paper, Fig. 4) and Bland–Altman (Fig. 5) of EDV, ESV and EF."""
+"""Agreement as pictures: scatter (paper, Fig. 4) and Bland–Altman (Fig. 5); synthetic beside real images."""
 
 from pathlib import Path
 

@@ -53,7 +53,7 @@ def judge(painter: Synthesizer, judge_run: Path, split: Split, out: Path) -> dic
     by = Judge(judge_run, split)
     result = {**by.judge(painter), "n": len(by.studies), "run": str(painter.path), "judge": str(judge_run),
               "data": split.name, "seed": painter.settings["seed"], "commit": commit()}
-    examples = Frames(split).examples(PREVIEWS, painter.net.size_px if painter.net.size_px == 75 else SIZE_PX)
+    examples = Frames(split).examples(PREVIEWS, SIZE_PX)
     fakes, reals = painter.generate(examples.masks), examples.images / 127.5 - 1
     Image.fromarray(figures.sample_grid(examples.masks, fakes if fakes.ndim == 3 else fakes.mean(-1), reals)).save(
         out / "samples.png")

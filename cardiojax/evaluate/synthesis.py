@@ -13,11 +13,12 @@ from scipy import linalg
 
 from cardiojax import data, perceptual
 from cardiojax.data import Split
-from cardiojax.errors import DataError, RunError
+from cardiojax.errors import DataError
 from cardiojax.evaluate.metrics import MEASURES, agreement, ssim, with_ef
 from cardiojax.generate import Synthesizer
 from cardiojax.nets import vgg
 from cardiojax.predict import Predictor
+from cardiojax.preprocess import SIZE_PX
 from cardiojax.records import encode
 from cardiojax.study import Study
 
@@ -39,10 +40,10 @@ class Judge:
             raise DataError(f"{split.name} has {len(self.studies)} studies with masks; a judgement needs two or more")
         self.split = split
         self.real_volumes, self.real_features = self._seen(self.studies)
-        try:
+        self.vgg = None
+        if perceptual.weights_file("vgg16").exists():
             self.vgg = perceptual.read_vgg("vgg16")
-        except RunError:
-            self.vgg = None
+        else:
             log.warning("no VGG16 weights at hand: judged without LPIPS and VGG distances (see `cardiojax port vgg`)")
 
     def judge(self, painter: Synthesizer) -> dict:
@@ -54,14 +55,14 @@ class Judge:
         volumes, features = self._seen(fakes)
         real, fake = (np.concatenate([s.frames.transpose(0, 3, 1, 2).reshape(-1, *s.frames.shape[1:3])
                                       for s in studies]) / 127.5 - 1 for studies in (self.studies, fakes))
-        if painter.net.size_px != real.shape[1]:
+        if painter.net.size_px * 2 == SIZE_PX:            # compared at the pixels that were made
             real, fake = _binned(real), _binned(fake)
         result = {"frechet": frechet(self.real_features, features), "kernel": kernel(self.real_features, features),
                   "lpips": None, "ssim": float(np.mean([ssim(a, b) for a, b in zip(fake, real, strict=True)])),
                   "volume_fidelity": {name: {k: v for k, v in agreement(volumes[:, i], self.real_volumes[:, i]).items()
                                              if k in ("r", "rmse", "bias")} for i, name in enumerate(MEASURES)}}
         if self.vgg is not None:
-            distance, seen_real, seen_fake = self._through_vgg(real, fake)
+            distance, seen_real, seen_fake = _through_vgg(self.vgg, real, fake)
             result |= {"lpips": distance, "frechet_vgg16": frechet(seen_real, seen_fake),
                        "kernel_vgg16": kernel(seen_real, seen_fake)}
         return result
@@ -86,17 +87,19 @@ class Judge:
             features += [encoded[i, :len(s)] for i, s in enumerate(here)]
         return with_ef(np.array(volumes)), np.concatenate(features).astype(np.float64)
 
-    def _through_vgg(self, real: np.ndarray, fake: np.ndarray) -> tuple[float, np.ndarray, np.ndarray]:
-        """Mean LPIPS of the pairs, and VGG16's pooled features of both."""
-        weights = {k: jnp.asarray(v) for k, v in self.vgg.items()}
-        distances, seen = [], []
-        for at in range(0, len(real), BATCH):
-            which = np.minimum(np.arange(at, at + BATCH), len(real) - 1)
-            d, a, b = (np.asarray(x)[:len(real) - at] for x in lpips(weights, real[which], fake[which]))
-            distances.append(d)
-            seen.append((a, b))
-        a, b = (np.concatenate(s).astype(np.float64) for s in zip(*seen, strict=True))
-        return float(np.concatenate(distances).mean()), a, b
+
+def _through_vgg(arrays: dict[str, np.ndarray], real: np.ndarray, fake: np.ndarray
+                 ) -> tuple[float | None, np.ndarray, np.ndarray]:
+    """Mean LPIPS of the pairs (where its layers came with the weights), and VGG16's pooled features of both."""
+    weights = {k: jnp.asarray(v) for k, v in arrays.items()}
+    distances, seen = [], []
+    for at in range(0, len(real), BATCH):
+        which = np.minimum(np.arange(at, at + BATCH), len(real) - 1)
+        d, a, b = (np.asarray(x)[:len(real) - at] for x in lpips(weights, real[which], fake[which]))
+        distances.append(d)
+        seen.append((a, b))
+    a, b = (np.concatenate(s).astype(np.float64) for s in zip(*seen, strict=True))
+    return float(np.concatenate(distances).mean()) if "lpips/0" in weights else None, a, b
 
 
 def synthetic(study: Study, painter: Synthesizer) -> Study:
@@ -131,7 +134,7 @@ def lpips(weights, a, b):
         return x / (jnp.sqrt((x**2).sum(-1, keepdims=True)) + 1e-10)
 
     seen_a, seen_b = seen(a), seen(b)
-    total = sum((((unit(p) - unit(q))**2) @ weights[f"lpips/{i}"]).mean((1, 2))
+    total = sum((((unit(p) - unit(q))**2) @ weights.get(f"lpips/{i}", jnp.zeros(p.shape[-1]))).mean((1, 2))
                 for i, (p, q) in enumerate(zip(seen_a, seen_b, strict=True)))
     return total, seen_a[-1].mean((1, 2)), seen_b[-1].mean((1, 2))
 

@@ -13,7 +13,7 @@ from flax import nnx
 from jaxtyping import Array, Float, Int
 
 from cardiojax.errors import InputError
-from cardiojax.nets.spade import Conv, LabelMap, Norm, Spade, instance_norm, label_map
+from cardiojax.nets.spade import Conv, LabelMap, Norm, Spade, instance_norm, label_map, xavier
 
 Upsamplings = Literal["few", "normal", "more", "most"]
 UPSAMPLINGS = {"few": 4, "normal": 5, "more": 6, "most": 7}
@@ -77,12 +77,11 @@ class Generator(nnx.Module):
                  upsamplings: Upsamplings = "normal", hidden: int = 128, norm: Norm = "syncbatch",
                  style: bool = False, sparse: bool = True, dtype=jnp.float32, rngs: nnx.Rngs):
         check_size(size_px, upsamplings)
-        self.size_px, self.classes, self.upsamplings = size_px, classes, upsamplings
-        self.sparse, self.dtype, self.ngf = sparse, dtype, ngf
+        self.classes, self.upsamplings, self.sparse, self.dtype = classes, upsamplings, sparse, dtype
         side = size_px // 2 ** UPSAMPLINGS[upsamplings]
         self.encoder = Encoder(size_px, channels, ngf, dtype, rngs) if style else None
         if style:
-            self.fc = nnx.Linear(STYLE, 16 * ngf * side**2, dtype=dtype, rngs=rngs)
+            self.fc = nnx.Linear(STYLE, 16 * ngf * side**2, dtype=dtype, kernel_init=xavier, rngs=rngs)
         else:
             self.fc = Conv(classes, 16 * ngf, 3, dtype, rngs)
         widths = [16 * ngf, 8 * ngf, 4 * ngf, 2 * ngf, ngf] + ([ngf // 2] if upsamplings == "most" else [])
@@ -133,8 +132,8 @@ class Encoder(nnx.Module):
             side = (side + 1) // 2
         self.convs = nnx.List([Conv(a, b, 3, dtype, rngs, stride=2, pad=1, bias=False, spectral=True)
                                for a, b in itertools.pairwise(widths)])
-        self.mean, self.log_variance = (nnx.Linear(side * side * widths[-1], STYLE, dtype=dtype, rngs=rngs)
-                                        for _ in range(2))
+        self.mean, self.log_variance = (
+            nnx.Linear(side * side * widths[-1], STYLE, dtype=dtype, kernel_init=xavier, rngs=rngs) for _ in range(2))
 
     def __call__(self, images: Float[Array, "n h w c"]) -> tuple[Float[Array, "n 256"], Float[Array, "n 256"]]:
         x = images
@@ -147,12 +146,11 @@ class Encoder(nnx.Module):
 class PatchDiscriminator(nnx.Module):
     """4×4 convs at one scale; a call gives the activations of all layers, the scores last."""
 
-    def __init__(self, fin: int, ndf: int, layers: int, dtype, rngs: nnx.Rngs):
-        widths = [ndf * min(2**i, 8) for i in range(layers)]
-        strides = [2] * (layers - 1) + [1]
+    def __init__(self, fin: int, ndf: int, dtype, rngs: nnx.Rngs):
+        widths = [ndf, 2 * ndf, 4 * ndf, 8 * ndf]
         first = Conv(fin, ndf, 4, dtype, rngs, stride=2, pad=2)
         inner = [Conv(a, b, 4, dtype, rngs, stride=s, pad=2, bias=False, spectral=True)
-                 for (a, b), s in zip(itertools.pairwise(widths), strides[1:], strict=True)]
+                 for (a, b), s in zip(itertools.pairwise(widths), (2, 2, 1), strict=True)]
         self.convs = nnx.List([first, *inner])
         self.score = Conv(widths[-1], 1, 4, dtype, rngs, pad=2)
 
@@ -168,10 +166,10 @@ class PatchDiscriminator(nnx.Module):
 class Discriminator(nnx.Module):
     """Patch discriminators on the labels and image, each at half the scale of the one before."""
 
-    def __init__(self, *, classes: int = 4, channels: int = 1, ndf: int = 64, scales: int = 2, layers: int = 4,
+    def __init__(self, *, classes: int = 4, channels: int = 1, ndf: int = 64, scales: int = 2,
                  dtype=jnp.float32, rngs: nnx.Rngs):
         self.classes, self.dtype = classes, dtype
-        self.scales = nnx.List([PatchDiscriminator(classes + channels, ndf, layers, dtype, rngs)
+        self.scales = nnx.List([PatchDiscriminator(classes + channels, ndf, dtype, rngs)
                                 for _ in range(scales)])
 
     def __call__(self, labels: Int[Array, "n h w"], images: Float[Array, "n h w c"]

@@ -2,7 +2,7 @@
 
 They come from two 3 × 3 convolutions of the label map, so that the 5 × 5 labels around a pixel decide them. Heart
 masks hold few distinct ones (1–3 % of the pixels of a batch at full size), which are computed, and looked up: the
-same numbers and gradients as `dense` at a fraction of the work (`benchmarks/modulation.py`).
+same numbers and gradients as `dense` at a fraction of the work.
 """
 
 import functools
@@ -32,12 +32,14 @@ class Neighbourhoods(NamedTuple):
 
 
 def neighbourhoods(labels: Int[Array, "n h w"], classes: int) -> Neighbourhoods:
-    """Room for a quarter as many distinct neighbourhoods as there are pixels.
+    """Room for half as many distinct neighbourhoods as there are pixels; a quarter from 64 × 64 pixels on.
 
     The 25 labels, with one more for "outside", are packed exactly into a few 32-bit words and sorted.
     """
     n, h, w = labels.shape
-    rows = n * h * w // 4
+    room = n * h * w // (4 if h >= 64 else 2)
+    chunk = min(CHUNK, room)
+    room = -(-room // chunk) * chunk
     padded = jnp.pad(labels, ((0, 0), (2, 2), (2, 2)), constant_values=-1) + 1
     digits = [padded[:, a:a + h, b:b + w].reshape(-1).astype(jnp.uint32) for a in range(5) for b in range(5)]
     a_word = int(32 / np.log2(classes + 1))
@@ -48,7 +50,7 @@ def neighbourhoods(labels: Int[Array, "n h w"], classes: int) -> Neighbourhoods:
     first = jnp.concatenate([jnp.ones(1, bool), first])
     rank = jnp.cumsum(first.astype(jnp.int32)) - 1
     index = jnp.zeros(n * h * w, jnp.int32).at[pixel].set(rank, unique_indices=True)
-    (at,) = jnp.nonzero(first, size=rows, fill_value=0)
+    (at,) = jnp.nonzero(first, size=room, fill_value=0)
     example = pixel[at]                                    # one pixel of each neighbourhood
     image, row, column = example // (h * w), example // w % h, example % w
     window = jnp.arange(5)
@@ -98,18 +100,13 @@ def _chunks(where: Neighbourhoods) -> tuple[int, Array]:
 
 def _looked_up(where: Neighbourhoods, labels, weights: Weights):
     size, chunks = _chunks(where)
-    total = -(-len(where.patches) // size) * size
 
     def fill(i, table):
-        patches = lax.dynamic_slice_in_dim(_padded(where, total), i * size, size)
+        patches = lax.dynamic_slice_in_dim(where.patches, i * size, size)
         return lax.dynamic_update_slice_in_dim(table, rows(patches, weights), i * size, 0)
 
-    table = lax.fori_loop(0, chunks, fill, jnp.zeros((total, weights.gamma_beta.shape[-1]), weights.shared.dtype))
-    return jnp.take(table, where.index, axis=0, mode="clip")
-
-
-def _padded(where: Neighbourhoods, total: int):
-    return jnp.pad(where.patches, ((0, total - len(where.patches)), (0, 0), (0, 0)))
+    empty = jnp.zeros((len(where.patches), weights.gamma_beta.shape[-1]), weights.shared.dtype)
+    return jnp.take(lax.fori_loop(0, chunks, fill, empty), where.index, axis=0, mode="clip")
 
 
 def _modulation_forward(where, labels, weights):
@@ -119,14 +116,13 @@ def _modulation_forward(where, labels, weights):
 def _modulation_backward(residuals, g):
     where, labels, weights = residuals
     size, chunks = _chunks(where)
-    total = -(-len(where.patches) // size) * size
 
     def looked_up(g):
-        d_table = jnp.zeros((total, g.shape[-1]), jnp.float32).at[where.index.reshape(-1)].add(
+        d_table = jnp.zeros((len(where.patches), g.shape[-1]), jnp.float32).at[where.index.reshape(-1)].add(
             g.reshape(-1, g.shape[-1]).astype(jnp.float32), mode="drop")
 
         def add(i, sums):
-            patches = lax.dynamic_slice_in_dim(_padded(where, total), i * size, size)
+            patches = lax.dynamic_slice_in_dim(where.patches, i * size, size)
             dy = lax.dynamic_slice_in_dim(d_table, i * size, size).astype(g.dtype)
             here, = jax.vjp(lambda w: rows(patches, w), weights)[1](dy)
             return jax.tree.map(lambda total, part: total + part.astype(jnp.float32), sums, here)

@@ -19,7 +19,7 @@ from cardiojax.nets.neighbourhoods import Neighbourhoods, Weights, dense, modula
 Norm = Literal["syncbatch", "batch", "instance"]
 MOMENTUM = 0.1             # share of the new value in the running statistics (torch's)
 EPSILON = 1e-5
-SPARSE_FROM_PX = 32        # below, a label map has hardly fewer neighbourhoods than pixels
+SPARSE_FROM_PX = 16        # below, a label map has hardly fewer neighbourhoods than pixels
 xavier = nnx.initializers.variance_scaling(0.02**2, "fan_avg", "normal")
 
 
@@ -50,8 +50,8 @@ class Conv(nnx.Module):
         self.stride, self.pad, self.dtype = stride, pad, dtype
 
     def power_iteration(self):
-        """v ← Wᵀu / |Wᵀu|, u ← W v / |W v|, with W the kernel as (fout, side·side·fin)."""
-        matrix = self.kernel[...].reshape(-1, self.kernel.shape[-1])
+        """v ← Wᵀu / |Wᵀu|, u ← W v / |W v|, with W the kernel as (fout, side·side·fin); no gradient passes."""
+        matrix = lax.stop_gradient(self.kernel[...]).reshape(-1, self.kernel.shape[-1])
         v = _unit(matrix @ self.u[...])
         self.v.set_value(v)                  # `[...] =` looks shardings up, which makes tracing slow
         self.u.set_value(_unit(v @ matrix))
@@ -106,6 +106,9 @@ class Spade(nnx.Module):
     def __init__(self, channels: int, classes: int, hidden: int, norm: Norm, dtype, rngs: nnx.Rngs):
         self.shared = Conv(classes, hidden, 3, dtype, rngs)
         self.gamma_beta = Conv(hidden, 2 * channels, 3, dtype, rngs)
+        # drawn apart: as one kernel they would be counted as twice as wide, and come out smaller
+        self.gamma_beta.kernel.set_value(jnp.concatenate(
+            [xavier(rngs.params(), (3, 3, hidden, channels), jnp.float32) for _ in range(2)], axis=-1))
         self.norm, self.dtype = norm, dtype
         if norm != "instance":
             self.mean, self.variance = nnx.BatchStat(jnp.zeros(channels)), nnx.BatchStat(jnp.ones(channels))

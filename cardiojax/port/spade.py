@@ -16,6 +16,7 @@ PARTS = (
     (r"^head/", "head_0/"), (r"^middle_(\d)/", r"G_middle_\1/"), (r"^up/(\d)/", r"up_\1/"), (r"^image/", "conv_img/"),
     (r"^scales/(\d)/convs/0/", r"discriminator_\1/model0/0/"),
     (r"^scales/(\d)/convs/(\d)/", r"discriminator_\1/model\2/0/0/"),
+    (r"^scales/(\d)/score/", r"discriminator_\1/model4/0/"),
     (r"/shared/", "/mlp_shared/0/"), (r"/mean$", "/param_free_norm/running_mean"),
     (r"/variance$", "/param_free_norm/running_var"),
 )
@@ -28,11 +29,10 @@ def leaves(module: nnx.Module) -> dict[str, nnx.Variable]:
     return {"/".join(str(getattr(k, "key", k)) for k in path): variable for path, variable in found}
 
 
-def their_names(path: str, spectral: bool, layers: int) -> list[str]:
+def their_names(path: str, spectral: bool) -> list[str]:
     """The state-dict names behind one of our paths; two for γ|β."""
     for ours, theirs in PARTS:
         path = re.sub(ours, theirs, path)
-    path = re.sub(r"^scales/(\d)/score/", rf"discriminator_\1/model{layers}/0/", path)
     path = re.sub(r"/kernel$", "/weight_orig" if spectral else "/weight", path)
     path = re.sub(r"/([uv])$", r"/weight_\1", path)
     name = path.replace("/", ".")
@@ -43,8 +43,7 @@ def their_names(path: str, spectral: bool, layers: int) -> list[str]:
 
 def _names(module: nnx.Module) -> dict[str, list[str]]:
     paths = leaves(module)
-    layers = max((int(m[1]) + 1 for p in paths if (m := re.search(r"/convs/(\d+)/", p))), default=0)
-    return {p: their_names(p, p.removesuffix("kernel") + "u" in paths, layers) for p in paths}
+    return {p: their_names(p, p.removesuffix("kernel") + "u" in paths) for p in paths}
 
 
 def _to_ours(path: str, array: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:

@@ -7,16 +7,16 @@ import numpy as np
 
 from cardiojax.errors import InputError
 from cardiojax.nets import vgg
+from cardiojax.perceptual import weights_file
 from cardiojax.port import foreign
+from cardiojax.train.run import write_arrays
 
 KERAS_MEAN_BGR = (103.939, 116.779, 123.68)      # subtracted there, from 0–255
 
 
-def port(source: Path, target: Path) -> vgg.Kind:
-    """Write `target` (.npz). Raises InputError where the source holds neither VGG16 nor VGG19."""
-    from cardiojax.train.run import write_arrays
-
-    if target.suffix != ".npz":
+def port(source: Path, target: Path | None) -> tuple[vgg.Kind, Path]:
+    """Write `target` (.npz; by default where training looks for it). Raises InputError where there is no VGG."""
+    if target is not None and target.suffix != ".npz":
         raise InputError(f"ported weights are written as .npz, not {target.name}")
     arrays = foreign.read(source)
     names = list(arrays)
@@ -32,9 +32,10 @@ def port(source: Path, target: Path) -> vgg.Kind:
         if name not in weights or weights[name].shape != shape:
             raise InputError(f"{source} does not hold a whole {kind}: {name} "
                              f"{weights[name].shape if name in weights else 'is missing'}, expected {shape}")
+    target = target or weights_file(kind)
     target.parent.mkdir(parents=True, exist_ok=True)
     write_arrays(target, {k: v.astype(np.float32) for k, v in weights.items()})
-    return kind
+    return kind, target
 
 
 def _layers(kind: vgg.Kind) -> list[str]:
@@ -44,6 +45,9 @@ def _layers(kind: vgg.Kind) -> list[str]:
 def _from_torchvision(arrays) -> tuple[vgg.Kind, dict[str, np.ndarray]]:
     """`features.{i}.weight`, OIHW, numbered with the ReLUs and pools between."""
     at = sorted(int(n.split(".")[1]) for n in arrays if re.fullmatch(r"features\.\d+\.weight", n))
+    for layer in (f"features.{i}" for i in at):
+        if arrays[f"{layer}.weight"].ndim != 4 or f"{layer}.bias" not in arrays:
+            raise InputError(f"{layer} is no convolution with bias; VGG with batch normalisation is another network")
     kind = "vgg19" if len(at) == 16 else "vgg16"
     return kind, {f"{layer}/{ours}": arrays[f"features.{i}.{theirs}"].transpose(axes)
                   for layer, i in zip(_layers(kind), at, strict=False)

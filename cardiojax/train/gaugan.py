@@ -20,7 +20,7 @@ from cardiojax.errors import DataError, RunError
 from cardiojax.evaluate import figures
 from cardiojax.evaluate.metrics import ssim
 from cardiojax.frames import FrameBatch, Frames, training_batches
-from cardiojax.nets.gaugan import Discriminator, Generator, padded_px
+from cardiojax.nets.gaugan import STYLE, Discriminator, Generator, padded_px
 from cardiojax.nets.spade import MOMENTUM, SpectralVector, power_iteration
 from cardiojax.train import loop, parallel
 from cardiojax.train.run import Run, read_config
@@ -73,8 +73,15 @@ class GauganTask:
     """`init`, `step` and `evaluate` of one training run; `step` is pure and is jitted by the caller."""
 
     def __init__(self, config: GauganConfig, training: Frames, validation: Frames, features=None,
-                 init: dict | None = None, judge=None):
-        """features: the perceptual network (images → activations); judge: held-out figures of a generator."""
+                 init: tuple[nnx.State, ...] | None = None, judge=None):
+        """features: the perceptual network; init: the model to start from; judge: held-out figures of a generator.
+
+        Raises DataError for labels that the network has no room for, and for held-out ones not in the training data.
+        """
+        if max(training.labels) >= config.net.classes:
+            raise DataError(f"the masks hold label {max(training.labels)}; --classes {config.net.classes} is too few")
+        if unseen := sorted(set(validation.labels) - set(training.labels)):
+            raise DataError(f"{validation.split.name} has label {unseen[0]}, which {training.split.name} never shows")
         self.config, self.training, self.validation = config, training, validation
         self.features, self.fixed, self.judge, self.parent = features, getattr(features, "weights", ()), judge, init
         self.size_px = padded_px(config.net.size_px, config.net.upsamplings)
@@ -117,7 +124,8 @@ class GauganTask:
         images = jnp.repeat(padded(2 * images - 1, self.size_px, "reflect")[..., None], self.config.net.channels, -1)
         labels = padded(labels, self.size_px, "constant")
         maps = nnx.merge(self.generator, state.generator, state.generator_stats, copy=True).label_maps(labels)
-        noise = jax.vmap(lambda k: jax.random.normal(k, (256,)))(study_keys(style_key, len(images), first))
+        noise, fresh_noise = (jax.vmap(lambda k: jax.random.normal(k, (STYLE,)))(study_keys(k, len(images), first))
+                              for k in jax.random.split(style_key))
         inputs = (images, labels, maps, noise, fixed, axis_name)
 
         gradients, (state, metrics) = jax.grad(self._generator_loss, has_aux=True)(state.generator, state, *inputs)
@@ -127,7 +135,7 @@ class GauganTask:
         ema = jax.tree.map(lambda old, new: decay * old + (1 - decay) * new, state.ema, generator)
         state = state.replace(generator=generator, generator_opt=generator_opt, ema=ema)
 
-        fake, stats, _ = self._fake(state.generator, state, images, maps, noise, axis_name)
+        fake, stats, _ = self._fake(state.generator, state, images, maps, fresh_noise, axis_name)
         state = state.replace(generator_stats=stats)
         gradients, (state, d_metrics) = jax.grad(self._discriminator_loss, has_aux=True)(
             state.discriminator, state, fake, images, labels)
@@ -229,7 +237,7 @@ class GauganTask:
         """Statistics after a pass, and those of this batch alone: what moved, without the momentum."""
         net = nnx.merge(self.generator, params, stats, copy=True)
         power_iteration(net)
-        noise = jax.random.normal(jax.random.key(i), (len(masks), 256)) if self.config.net.style else None
+        noise = jax.random.normal(jax.random.key(i), (len(masks), STYLE)) if self.config.net.style else None
         net(net.label_maps(padded(masks, self.size_px, "constant")), train=True, style=noise)
         new = nnx.state(net, nnx.BatchStat)
         return new, jax.tree.map(lambda new, old: (new - (1 - MOMENTUM) * old) / MOMENTUM, new, stats)
@@ -241,15 +249,12 @@ def train(config: GauganConfig, *, preset: str, training: str, validation: str |
     """Train (or go on training) a run folder; the last evaluation's figures. Raises InputError, Preempted."""
     from cardiojax.evaluate.synthesis import Judge
     split, held_out = data.open_pair(training, validation, data_dir, need_volumes=False)
-    frames = Frames(split)
-    if max(frames.labels) >= config.net.classes:
-        raise DataError(f"the masks hold label {max(frames.labels)}; --classes {config.net.classes} is too few")
     parallel.check_batch(config.batch, len(jax.devices()), "images")
-    task = GauganTask(config, frames, Frames(held_out), perceptual.load(config), parent(init, config),
+    task = GauganTask(config, Frames(split), Frames(held_out), perceptual.load(config), parent(init, config),
                       None if judge is None else Judge(judge, held_out))
     settings = {"task": "gaugan", "preset": preset, "config": dataclasses.asdict(config), "seed": seed,
                 "labels": task.training.labels, "data": {"training": training, "validation": held_out.name},
-                "parent": None if init is None else str(init)}
+                "parent": None if init is None else str(init), "judge": None if judge is None else str(judge)}
     with Run(run, settings) as opened:
         return loop.fit(task, opened, steps=config.steps, batch=config.batch, evaluate_every=config.evaluate_every,
                         seed=seed, parallel=parallel.Parallel(task, mode), unit="images")
@@ -260,7 +265,10 @@ def parent(init: Path | None, config: GauganConfig) -> tuple[nnx.State, ...] | N
     if init is None:
         return None
     from cardiojax.generate import net_config, read_model
-    net = net_config(read_config(init)["config"])
+    settings = read_config(init)
+    if settings["task"] != "gaugan":
+        raise RunError(f"--init {init} is a {settings['task']} run, not a GauGAN")
+    net = net_config(settings["config"])
     same = {k: getattr(config.net, k) for k in ("sparse", "dtype")}
     if not net.style:
         same["size_px"] = config.net.size_px             # without a style encoder the network has no size of its own

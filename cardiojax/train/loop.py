@@ -95,9 +95,9 @@ def record(pending: list[tuple[int, dict]], run: Run) -> float:
         values = {k: float(v) for k, v in values.items()}
         run.log(at, values)
         loss = values["loss"]
-        if not math.isfinite(loss):
-            raise TrainingDiverged(f"the loss is {loss} at step {at}; the last checkpoint is kept. "
-                                   "Try a lower --learning-rate")
+        if wrong := [k for k, v in values.items() if not math.isfinite(v)]:
+            raise TrainingDiverged(f"the loss is {values[wrong[0]]} at step {at} ({wrong[0]}); the last checkpoint is "
+                                   "kept. Try a lower learning rate")
     return loss
 
 

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import time
+import zipfile
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -116,7 +117,7 @@ class Run:
 
 def _check_same(found: dict, settings: dict, path: Path):
     wanted = json.loads(json.dumps(settings))
-    for key in ("task", "seed", "data", "parent"):
+    for key in ("task", "seed", "data", "parent", "judge"):
         if found.get(key) != wanted.get(key):
             raise RunError(f"{path} holds a run with {key} {found.get(key)!r}, not {wanted.get(key)!r}; "
                            "choose another --run or the same settings")
@@ -173,7 +174,7 @@ def read_arrays(file: Path) -> dict[str, np.ndarray]:
     except FileNotFoundError:
         raise RunError(f"{file.parent} has no {file.name} yet: its training has not reached an evaluation; "
                        "run the same train command again") from None
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
         raise RunError(f"{file} cannot be read ({error})") from None
 
 

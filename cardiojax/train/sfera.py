@@ -199,8 +199,8 @@ def train(config: SferaConfig, *, preset: str, training: str, validation: str | 
     parallel.check_batch(config.batch, len(jax.devices()))
     parent = None
     if init is not None:
-        from cardiojax.predict import load
-        loaded = load(init)
+        from cardiojax.predict import Predictor
+        loaded = Predictor(init)
         if loaded.config.net != config.net:
             raise RunError(f"--init {init} has another network: {loaded.config.net}")
         parent = {"params": loaded.params, "stats": loaded.stats, "scaling": loaded.scaling}
