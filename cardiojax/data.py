@@ -119,8 +119,10 @@ def _open_one(spec: str, data_dir: Path) -> Sequence[dict]:
     name, colon, split = spec.partition(":")
     if not colon:
         raise DataError(f"'{spec}' is not NAME:SPLIT, for example acdc:train")
-    try:
-        builder = tfds.builder(name, data_dir=data_dir)
+    written = sorted((Path(data_dir) / name).glob("[0-9]*.*/dataset_info.json"))
+    try:              # a folder that is there opens by itself: a cohort may have any name
+        builder = (tfds.builder_from_directory(written[-1].parent) if written else
+                   tfds.builder(name, data_dir=data_dir))
     except (tfds.core.DatasetNotFoundError, ValueError, FileNotFoundError) as error:
         raise DataError(f"no dataset '{name}' ({str(error).splitlines()[0]})") from None
     if not builder.info.splits:

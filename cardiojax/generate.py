@@ -1,12 +1,13 @@
 """Masks → images, by a trained or ported GauGAN."""
 
 import functools
+from collections.abc import Sequence
 from pathlib import Path
 
 import jax
 import numpy as np
 from flax import nnx
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Int, UInt8
 
 from cardiojax.config import GauganNet
 from cardiojax.errors import InputError, RunError
@@ -62,6 +63,16 @@ class Synthesizer:
             out[at:at + batch] = np.asarray(images)[:n - at, low[0]:low[0] + h, low[1]:low[1] + w]
         return out[..., 0] if self.net.channels == 1 else out
 
+    def stacks(self, masks: Sequence[Int[np.ndarray, "_ h w 2"]], style: Float[np.ndarray, "n 256"] | None = None
+               ) -> list[Float[np.ndarray, "_ h w 2"]]:
+        """Images of the ED and ES masks of several studies, made together; `style`: one for each study."""
+        flat = np.concatenate([np.moveaxis(m, -1, 1).reshape(-1, *m.shape[1:3]) for m in masks])
+        lengths = [2 * len(m) for m in masks]
+        images = self.generate(flat, None if style is None else np.repeat(style, lengths, axis=0))
+        gray = images if images.ndim == 3 else images.mean(-1)
+        return [np.moveaxis(part.reshape(-1, 2, *flat.shape[1:]), 1, -1)
+                for part in np.split(gray, np.cumsum(lengths)[:-1])]
+
     def styles(self, images: Float[np.ndarray, "n h w"]) -> Float[np.ndarray, "n 256"]:
         """Mean styles of images in [−1, 1] of `size_px`, for `generate`. Raises InputError where there are none."""
         if not self.net.style:
@@ -80,6 +91,11 @@ class Synthesizer:
             raise InputError(f"the masks hold label {', '.join(map(_name, unknown))}, which this generator never saw; "
                              f"it knows {', '.join(map(_name, self.labels))}")
         return masks
+
+
+def to_uint8(images: Float[np.ndarray, "..."]) -> UInt8[np.ndarray, "..."]:
+    """[−1, 1] → the records' 0–255."""
+    return ((images + 1) * 127.5).round().clip(0, 255).astype(np.uint8)
 
 
 def _name(label: int) -> str:

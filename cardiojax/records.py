@@ -2,6 +2,7 @@
 
 import numpy as np
 import tensorflow_datasets as tfds
+from tensorflow_datasets.core.example_serializer import ExampleSerializer
 
 from cardiojax.preprocess import SIZE_PX
 from cardiojax.study import Study
@@ -38,6 +39,13 @@ def encode(study: Study) -> dict:
         "source": study.source,
         "ancestor": study.ancestor,
     }
+
+
+def serialise(study: Study) -> bytes:
+    """A prepared study as the bytes of a TFDS example, the same in every process (a proto's own order is not)."""
+    schema = features()
+    proto = ExampleSerializer(schema.get_serialized_info()).get_tf_example(schema.encode_example(encode(study)))
+    return proto.SerializeToString(deterministic=True)
 
 
 def decode(record: dict) -> Study:

@@ -25,6 +25,7 @@ class Build:
 
     The studies are read from SOURCE, which you have obtained yourself; where and how, the error says when SOURCE is
     left out. `tfds.builder(NAME, data_dir=DATA_DIR)` opens the result after `import data_builders`.
+    Synthetic studies have settings of their own: `cardiojax build synthetic --help`.
     Every dropped slice or study is a line in the log, with its reason, also kept as DATA_DIR/NAME/build.log.
     """
 
@@ -41,6 +42,9 @@ class Build:
 
 
 def main(argv: list[str]) -> int:
+    if argv[:1] == ["synthetic"]:
+        from launch.synthesize import main as build_synthetic
+        return build_synthetic(argv[1:])
     args = tyro.cli(Build, args=argv, prog="cardiojax build")
     import tensorflow_datasets as tfds
 
@@ -83,7 +87,7 @@ def build(builder, args: Build) -> int:
                 download_config=tfds.download.DownloadConfig(manual_dir=args.source, register_checksums=False))
     finally:
         log.removeHandler(handler)
-    console = Console(stderr=True, highlight=False)
+    console = Console(stderr=True, highlight=False, emoji=False)
     console.print(f"{builder.info.full_name}: " + ", ".join(
         f"{name} {s.num_examples}" for name, s in builder.info.splits.items()) + f" studies in {builder.data_dir}",
         soft_wrap=True)

@@ -10,7 +10,7 @@ from cardiojax.errors import InputError, Preempted
 
 VERBS = {
     "demo": "make a phantom cohort, train on it, measure volumes: the whole house in a few minutes",
-    "build": "write a dataset: phantom, acdc, kaggle_dsb → TFDS records",
+    "build": "write a dataset: phantom, acdc, kaggle_dsb, synthetic → TFDS records",
     "train": "train a network: sfera (studies → volumes), gaugan (masks → images)",
     "evaluate": "measure a run on a split: metrics.json, predictions.csv, figures, report.html",
     "predict": "studies on disk → a CSV of volumes",

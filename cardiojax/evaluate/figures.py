@@ -26,7 +26,7 @@ def scatter(predicted: np.ndarray, truth: np.ndarray, file: Path):
         axis.set(title=f"{TITLES[k]}: RMSE {result['rmse']:.1f}, r {result['r']:.2f}", xlabel="true",
                  ylabel="predicted")
         axis.set_aspect("equal")
-    _save(figure, file)
+    save(figure, file)
 
 
 def bland_altman(predicted: np.ndarray, truth: np.ndarray, file: Path):
@@ -39,7 +39,7 @@ def bland_altman(predicted: np.ndarray, truth: np.ndarray, file: Path):
             if np.isfinite(value):
                 axis.axhline(value, color="0.4", linestyle=style, linewidth=1)
         axis.set(title=f"{TITLES[k]}: bias {result['bias']:+.1f}", xlabel="mean of both", ylabel="predicted − true")
-    _save(figure, file)
+    save(figure, file)
 
 
 def sample_grid(masks: np.ndarray, fakes: np.ndarray, reals: np.ndarray) -> np.ndarray:
@@ -50,6 +50,6 @@ def sample_grid(masks: np.ndarray, fakes: np.ndarray, reals: np.ndarray) -> np.n
     return np.concatenate([np.concatenate(list(row), axis=1) for row in rows], axis=0)
 
 
-def _save(figure, file: Path):
+def save(figure, file: Path):
     figure.savefig(file, dpi=130)
     plt.close(figure)

@@ -76,6 +76,9 @@ def judgement(result: dict) -> list[list[str]]:
                       ("ssim", "structural similarity of the pairs; 1 is equal")):
         if key in result:
             rows.append([key, "not at hand" if result[key] is None else f"{result[key]:.4g}", text])
+    change = result["background_change"]
+    rows.append(["background change", f"{change['synthetic']:.4f} (real {change['real']:.4f})",
+                 "mean |ED − ES| outside of the heart, of the intensity range"])
     for name in MEASURES:
         f = result["volume_fidelity"][name]
         rows.append([f"{NAMES[name]}", f"r {f['r']:.3f}, RMSE {f['rmse']:.1f}, bias {f['bias']:+.1f}",

@@ -1,6 +1,5 @@
 """How good synthetic images are: distances in feature space, likeness to held-out pairs, and volume fidelity."""
 
-import dataclasses
 import functools
 import logging
 from pathlib import Path
@@ -12,10 +11,11 @@ from flax import nnx
 from scipy import linalg
 
 from cardiojax import data, perceptual
+from cardiojax.consistency import background_difference
 from cardiojax.data import Split
 from cardiojax.errors import DataError
 from cardiojax.evaluate.metrics import MEASURES, agreement, ssim, with_ef
-from cardiojax.generate import Synthesizer
+from cardiojax.generate import Synthesizer, to_uint8
 from cardiojax.nets import vgg
 from cardiojax.predict import Predictor
 from cardiojax.preprocess import SIZE_PX
@@ -40,6 +40,7 @@ class Judge:
             raise DataError(f"{split.name} has {len(self.studies)} studies with masks; a judgement needs two or more")
         self.split = split
         self.real_volumes, self.real_features = self._seen(self.studies)
+        self.real_background = background_difference(self.studies)
         self.vgg = None
         if perceptual.weights_file("vgg16").exists():
             self.vgg = perceptual.read_vgg("vgg16")
@@ -47,7 +48,8 @@ class Judge:
             log.warning("no VGG16 weights at hand: judged without LPIPS and VGG distances (see `cardiojax port vgg`)")
 
     def judge(self, painter: Synthesizer) -> dict:
-        """frechet, kernel (SFERA features), lpips, ssim, volume_fidelity; with VGG16 also frechet_vgg16, kernel_vgg16.
+        """frechet, kernel (SFERA features), lpips, ssim, volume_fidelity, background_change (between ED and ES, outside
+        of the heart); with VGG16 also frechet_vgg16, kernel_vgg16.
 
         What is not at hand is None.
         """
@@ -60,7 +62,8 @@ class Judge:
         result = {"frechet": frechet(self.real_features, features), "kernel": kernel(self.real_features, features),
                   "lpips": None, "ssim": float(np.mean([ssim(a, b) for a, b in zip(fake, real, strict=True)])),
                   "volume_fidelity": {name: {k: v for k, v in agreement(volumes[:, i], self.real_volumes[:, i]).items()
-                                             if k in ("r", "rmse", "bias")} for i, name in enumerate(MEASURES)}}
+                                             if k in ("r", "rmse", "bias")} for i, name in enumerate(MEASURES)},
+                  "background_change": {"synthetic": background_difference(fakes), "real": self.real_background}}
         if self.vgg is not None:
             distance, seen_real, seen_fake = _through_vgg(self.vgg, real, fake)
             result |= {"lpips": distance, "frechet_vgg16": frechet(seen_real, seen_fake),
@@ -71,6 +74,7 @@ class Judge:
         """The figures in one level, to watch while training."""
         result = self.judge(painter)
         fidelity = result.pop("volume_fidelity")
+        result["background_change"] = result["background_change"]["synthetic"]
         return {k: v for k, v in result.items() if v is not None} | {
             f"{name}_{k}": fidelity[name][k] for name in MEASURES for k in ("r", "rmse")}
 
@@ -104,12 +108,7 @@ def _through_vgg(arrays: dict[str, np.ndarray], real: np.ndarray, fake: np.ndarr
 
 def synthetic(study: Study, painter: Synthesizer) -> Study:
     """The same study with images made from its masks."""
-    s = len(study)
-    masks = study.masks.transpose(3, 0, 1, 2).reshape(2 * s, *study.masks.shape[1:3])
-    images = painter.generate(masks)
-    images = images if images.ndim == 3 else images.mean(-1)
-    frames = ((images + 1) * 127.5).round().clip(0, 255).astype(np.uint8)
-    return dataclasses.replace(study, frames=frames.reshape(2, s, *frames.shape[1:]).transpose(1, 2, 3, 0))
+    return study.replace(frames=to_uint8(painter.stacks([study.masks])[0]))
 
 
 def _binned(images: np.ndarray) -> np.ndarray:

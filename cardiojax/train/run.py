@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import time
+import uuid
 import zipfile
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -143,7 +144,7 @@ def read_config(path: Path) -> dict[str, Any]:
 
 def write_text(file: Path, text: str):
     """Whole or not at all, however the process ends."""
-    partial = file.with_name(file.name + ".partial")
+    partial = file.with_name(f"{file.name}.{uuid.uuid4().hex[:8]}.partial")         # several processes may write it
     partial.write_text(text)
     os.replace(partial, file)
 

@@ -1,0 +1,214 @@
+"""The synthetic cohort: mask pairs of real patients → images → records, shard by shard.
+
+A shard's members, and the batches that its images are made in, follow from the cohort's settings alone, and it appears
+under its name only when it is whole. So any number of processes share a build with no more coordination than the
+folder, and one that was killed goes on, at the loss of one shard's work, to the same bytes.
+"""
+
+import dataclasses
+import hashlib
+import json
+import logging
+import os
+import tempfile
+import uuid
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import tensorflow_datasets as tfds
+from array_record.python.array_record_module import ArrayRecordWriter
+from jaxtyping import Float
+from tensorflow_datasets.core import file_adapters, naming
+from tensorflow_datasets.core.dataset_info import DatasetIdentity
+from tqdm import tqdm
+
+from cardiojax import masks, records
+from cardiojax.cohort import Choice, Member, fingerprint, plan, shares
+from cardiojax.consistency import steady_background
+from cardiojax.data import Split, halve
+from cardiojax.errors import DataError, InputError, RunError
+from cardiojax.generate import Synthesizer, to_uint8
+from cardiojax.masks import Recipe, Shapes
+from cardiojax.preprocess import SIZE_PX
+from cardiojax.study import Study
+from cardiojax.train.run import commit, write_text
+
+log = logging.getLogger("cardiojax")
+
+NAME, VERSION = "synthetic", "1.0.0"
+SHARD = 32                 # studies
+SETTINGS = "cohort.json"   # beside the shards: settings, figures, and the members in order
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """All that decides the bytes of a cohort, besides the real masks and the generator's weights."""
+
+    distribution: str = "uniform"
+    size: int | None = None
+    seed: int = 0
+    consistency: str = "none"
+
+
+def build(painter: Synthesizer, splits: Mapping[str, Split], folder: Path, settings: Settings, real_ef,
+          process: int = 0, processes: int = 1) -> dict:
+    """Write this process's shards into `folder` (…/synthetic/CONFIG/1.0.0), and the dataset's info once all are there.
+
+    splits: real studies by the name of the split that their descendants go to. real_ef: NAME → EF of its studies.
+    Returns what cohort.json holds. Raises InputError where the masks, the generator or the folder do not fit.
+    """
+    patients = {name: studies_with_masks(split) for name, split in splits.items()}
+    unknown = {int(label) for s in patients.values() for study in s for label in np.unique(study.masks)} - set(
+        painter.labels)
+    if unknown:
+        raise InputError(f"the masks hold label {min(unknown)}, which the generator {painter.path} never saw")
+    cohort = planned(patients, painter, folder, settings, real_ef)
+    chosen = {split: [Member(m["patient"], Recipe(*m["recipe"]), m["ef_percent"]) for m in members]
+              for split, members in cohort["members"].items()}
+    shards = [(split, i, count) for split, members in chosen.items()
+              for count in [-(-len(members) // SHARD)] for i in range(count)]
+    names = {shard: folder / shard_name(*shard) for shard in shards}
+    mine = [s for s in shards[process::processes] if not names[s].exists()]
+    studies = sum(len(chosen[split][i * SHARD:(i + 1) * SHARD]) for split, i, _ in mine)
+    with tqdm(total=studies, unit=" studies", desc="synthesis", mininterval=1, disable=None) as bar:
+        for split, i, count in mine:
+            members = chosen[split][i * SHARD:(i + 1) * SHARD]
+            write_shard(names[split, i, count], synthesised(members, patients[split], painter, settings.consistency))
+            bar.update(len(members))
+            if bar.disable:
+                log.info("%s: %d studies", names[split, i, count].name, len(members))
+    if missing := [s for s in shards if not names[s].exists()]:
+        log.info("process %d of %d is done; %d of %d shards are still being made elsewhere (or start this again)",
+                 process, processes, len(missing), len(shards))
+    else:
+        write_info(folder, {split: [len(members[i:i + SHARD]) for i in range(0, len(members), SHARD)]
+                            for split, members in chosen.items()})
+    return cohort
+
+
+def studies_with_masks(split: Split) -> list[Study]:
+    """Raises DataError where there are none."""
+    studies = [split.study(i) for i in range(len(split))]
+    found = [s for s in studies if s.masks is not None and (s.masks == masks.LV).any()]
+    if not found:
+        raise DataError(f"{split.name} has no study with an LV in its masks to descend from")
+    if left := len(split) - len(found):
+        log.warning("%s: %d of %d studies have no masks of an LV and no descendants", split.name, left, len(split))
+    return found
+
+
+def planned(patients: Mapping[str, Sequence[Study]], painter: Synthesizer, folder: Path, settings: Settings, real_ef
+            ) -> dict:
+    """The cohort of cohort.json; planned and written where there is none yet.
+
+    Raises RunError where the folder holds a cohort of other settings.
+    """
+    identity = {"settings": dataclasses.asdict(settings), "patients": fingerprint(patients),
+                "generator": weights_digest(painter), "shard": SHARD}
+    file = folder / SETTINGS
+    if file.exists():
+        cohort = json.loads(file.read_text())
+        if different := [k for k, v in identity.items() if cohort.get(k) != v]:
+            raise RunError(f"{folder} holds a cohort with other {' and '.join(different)}; "
+                           "--overwrite makes it anew, --config NAME keeps both")
+        return cohort
+    share = shares(settings.distribution, real_ef)
+    found = plan(patients, share, settings.size, settings.seed,
+                 lambda them: tqdm(them, unit=" patients", desc="masks", disable=None, leave=False))
+    cohort = {**identity, "commit": commit(), "gaugan": str(painter.path),
+              "splits": {split: figures_of(choice, share) for split, choice in found.items()},
+              "members": {split: [{"patient": m.patient, "study_id": name(patients[split][m.patient], m.recipe),
+                                   "recipe": dataclasses.astuple(m.recipe), "ef_percent": m.ef_percent}
+                                  for m in choice.members] for split, choice in found.items()}}
+    folder.mkdir(parents=True, exist_ok=True)
+    write_text(file, json.dumps(cohort))
+    return cohort
+
+
+def figures_of(choice: Choice, share: Float[np.ndarray, " b"] | None) -> dict:
+    return choice.figures(np.full(14, 1 / 14) if share is None else share)
+
+
+def weights_digest(painter: Synthesizer) -> str:
+    if painter.path is None:
+        raise RunError("a cohort is made by the generator of a run folder")
+    return hashlib.sha256((painter.path / "model.npz").read_bytes()).hexdigest()
+
+
+def name(ancestor: Study, recipe: Recipe) -> str:
+    finer = f"of{recipe.density}" if recipe.density > 1 else ""
+    return f"{ancestor.study_id}_{recipe.kind}{recipe.step:02d}{finer}"
+
+
+def synthesised(members: Sequence[Member], patients: Sequence[Study], painter: Synthesizer, consistency: str
+                ) -> Iterator[Study]:
+    """The studies of one shard, their images made together."""
+    shapes: dict[int, Shapes] = {}
+    pairs = []
+    for m in members:
+        if m.patient not in shapes:
+            shapes = {m.patient: Shapes(patients[m.patient].masks)}       # members come patient by patient
+        pairs.append(shapes[m.patient].pair(m.recipe))
+    styles = None
+    if consistency == "style":
+        styles = np.concatenate([ancestral_style(patients[m.patient], painter) for m in members])
+    for member, pair, frames in zip(members, pairs, painter.stacks(pairs, styles), strict=True):
+        ancestor = patients[member.patient]
+        if consistency == "background":
+            frames = steady_background(frames, pair)
+        yield Study(study_id=name(ancestor, member.recipe), masks=pair, frames=to_uint8(frames),
+                    slice_spacing_mm=masks.SPACING_MM, volumes_ml=masks.volumes_ml(pair), source=ancestor.source,
+                    ancestor=ancestor.study_id)
+
+
+def ancestral_style(ancestor: Study, painter: Synthesizer) -> Float[np.ndarray, "1 256"]:
+    """One style for all frames of a study: the mean over the real ancestor's frames."""
+    frames = ancestor.frames if painter.net.size_px == SIZE_PX else halve(ancestor.frames)
+    images = frames.transpose(0, 3, 1, 2).reshape(-1, *frames.shape[1:3]) / np.float32(127.5) - 1
+    return painter.styles(images).mean(0, keepdims=True)
+
+
+def shard_name(split: str, index: int, count: int) -> str:
+    return f"{NAME}-{split}.array_record-{index:05d}-of-{count:05d}"
+
+
+def write_shard(file: Path, studies: Iterator[Study]):
+    """Whole or not at all, however the process ends."""
+    partial = file.with_name(f"partial-{uuid.uuid4().hex[:8]}-{file.name}")
+    try:
+        writer = ArrayRecordWriter(str(partial), "group_size:1")
+        for study in studies:
+            writer.write(records.serialise(study))
+        writer.close()
+        os.replace(partial, file)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def is_whole(folder: Path) -> bool:
+    return (folder / "dataset_info.json").exists()
+
+
+def write_info(folder: Path, lengths: Mapping[str, list[int]]):
+    """dataset_info.json and features.json, by which TFDS opens the shards; and no leftovers of killed processes."""
+    for leftover in folder.glob("partial-*"):
+        leftover.unlink(missing_ok=True)
+    config = folder.parent.name
+    aside = Path(tempfile.mkdtemp(prefix="info-", dir=folder.parent))
+    info = tfds.core.DatasetInfo(
+        builder=DatasetIdentity(name=NAME, version=tfds.core.Version(VERSION), data_dir=str(aside), module_name="",
+                                config_name=config, release_notes={}),
+        description="Synthetic studies: masks descended from real patients' ones, painted by a GauGAN.",
+        features=records.features(), disable_shuffling=True)
+    info.set_file_format(file_adapters.FileFormat.ARRAY_RECORD)
+    info.set_splits(tfds.core.splits.SplitDict([tfds.core.SplitInfo(
+        name=split, shard_lengths=list(of_split),
+        num_bytes=sum((folder / shard_name(split, i, len(of_split))).stat().st_size for i in range(len(of_split))),
+        filename_template=naming.ShardedFileTemplate(
+            data_dir=folder, dataset_name=NAME, split=split, filetype_suffix="array_record"))
+        for split, of_split in lengths.items()]))
+    info.write_to_directory(aside)
+    for file in sorted(aside.iterdir(), key=lambda f: f.name == "dataset_info.json"):      # the one that counts, last
+        os.replace(file, folder / file.name)
+    aside.rmdir()

@@ -1,0 +1,18 @@
+"""The synthetic cohort as a dataset. Its shards are written by `cardiojax.synthesize`, this only opens them: a cohort
+survives kill −9 and is shared by many processes, which TFDS's own `download_and_prepare` cannot carry."""
+
+from cardiojax.errors import InputError
+from data_builders.study_builder import StudyBuilder, StudyConfig
+
+
+class Builder(StudyBuilder):
+    """`synthetic/uniform`, `low`, `all`; cohorts of other names open by `cardiojax.data.open_split` too."""
+
+    BUILDER_CONFIGS = [
+        StudyConfig(name="uniform", description="EF flat over [10, 80] %."),
+        StudyConfig(name="low", description="Two thirds of the studies with an EF below 40 %."),
+        StudyConfig(name="all", description="Every candidate with an EF in [10, 80] %."),
+    ]
+
+    def _split_generators(self, dl_manager):
+        raise InputError("a cohort needs a generator: cardiojax build synthetic --gaugan RUN --from NAME:SPLIT")
