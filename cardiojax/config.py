@@ -145,6 +145,8 @@ class Gaugan:
     """Of the style's divergence from a standard normal (with --style)."""
     ema: float = 0.999
     """Decay of the average of the generator's weights that is evaluated and kept."""
+    keep: Literal["last", "best"] = "last"
+    """Which evaluation's model the run offers: the last, or the best; with --judge the one of the truest volumes."""
     evaluate_every: int = 1000
     """Steps between pictures and figures of held-out masks (and checkpoints)."""
 
