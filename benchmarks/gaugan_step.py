@@ -3,12 +3,17 @@
     python benchmarks/gaugan_step.py --data-dir data --json benchmarks/results/gaugan_step_cpu.json
 
 Real masks (`cardiojax build acdc`), no perceptual network on either side. Needs PyTorch. Run it on a quiet machine.
+Each side has a process of its own, which sleeps while it is not its turn: PyTorch's idle threads spin, and slow
+whatever shares a process with them by a third. Both allocate huge pages, which spares both their page faults.
 """
 
 import argparse
 import dataclasses
 import json
+import os
 import platform
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -76,6 +81,23 @@ def theirs(net: GauganNet, batch: FrameBatch, autocast: bool, compiled: bool):
     return step, paint_all
 
 
+def serve(args):
+    """One side: prints the seconds of each "step" or "generation" that it is asked for."""
+    kind, dtype = args.serve.split()
+    config = dataclasses.replace(PRESETS[args.preset], batch=args.batch, augment=STILL)
+    frames = Frames(data.open_split(args.data, args.data_dir, need_volumes=False))
+    batch = frames.batch(np.random.default_rng(0).choice(len(frames), args.batch, replace=False), config.net.size_px)
+    if kind == "torch":
+        step, paint_all = theirs(config.net, batch, dtype == "bfloat16", args.compile)
+    else:
+        step, paint_all = ours(dataclasses.replace(config, net=dataclasses.replace(config.net, dtype=dtype)), frames,
+                               batch)
+    for what in map(str.strip, sys.stdin):
+        began = time.perf_counter()
+        (step if what == "step" else paint_all)()
+        print(time.perf_counter() - began, flush=True)
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data-dir", type=Path, required=True)
@@ -86,23 +108,28 @@ def main():
     parser.add_argument("--compile", action="store_true", help="torch.compile for the peer")
     parser.add_argument("--ours", nargs="*", default=["float32"], help="dtypes")
     parser.add_argument("--json", type=Path, required=True)
+    parser.add_argument("--serve", help=argparse.SUPPRESS)
     args = parser.parse_args()
-    config = dataclasses.replace(PRESETS[args.preset], batch=args.batch, augment=STILL)
-    frames = Frames(data.open_split(args.data, args.data_dir, need_volumes=False))
-    batch = frames.batch(np.random.default_rng(0).choice(len(frames), args.batch, replace=False), config.net.size_px)
-    impls = {f"cardiojax {dtype}": ours(dataclasses.replace(config, net=dataclasses.replace(config.net, dtype=dtype)),
-                                        frames, batch) for dtype in args.ours}
-    impls |= {f"torch {name}": theirs(config.net, batch, name == "bfloat16", args.compile)
-              for name in ("float32", "bfloat16")}
+    if args.serve:
+        return serve(args)
+    impls = [f"cardiojax {dtype}" for dtype in args.ours] + ["torch float32", "torch bfloat16"]
+    children = {name: subprocess.Popen([sys.executable, *sys.argv, "--serve", name], text=True, stdin=subprocess.PIPE,
+                                       stdout=subprocess.PIPE,
+                                       env={**os.environ, "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"})
+                for name in impls}
     seconds = {what: {name: [] for name in impls} for what in ("step", "generation")}
     for turn in range(args.rounds + 1):
-        for name, functions in impls.items():
-            for what, function in zip(seconds, functions, strict=True):
-                began = time.perf_counter()
-                function()
+        for name, child in children.items():
+            for what, of in seconds.items():
+                print(what, file=child.stdin, flush=True)
+                took = float(child.stdout.readline())
                 if turn:                             # the first turn compiles and warms up
-                    seconds[what][name].append(time.perf_counter() - began)
-                print(f"{turn} {what} {name}: {time.perf_counter() - began:.2f} s", flush=True)
+                    of[name].append(took)
+                print(f"{turn} {what} {name}: {took:.2f} s", flush=True)
+    for child in children.values():
+        child.stdin.close()
+        child.wait()
+    config = PRESETS[args.preset]
     medians = {what: {name: float(np.median(s)) for name, s in by.items()} for what, by in seconds.items()}
     ratios = {what: min(s for n, s in by.items() if n.startswith("torch")) / min(
         s for n, s in by.items() if n.startswith("cardiojax")) for what, by in medians.items()}

@@ -24,7 +24,7 @@ def untrained() -> Predictor:
     p.graph, p.params, p.stats, p.rest = split_model(p.config.net, nnx.Rngs(0))
     p.scaling = Scaling(np.zeros(2, np.float32), np.full(2, 20, np.float32))
     rng = np.random.default_rng(0)
-    p.ridge = ridge.fit(rng.normal(size=(40, 10)), rng.normal(size=(40, 2)))
+    p.ridge = ridge.fit(rng.normal(size=(40, 10)), [0.8, 0.4] + 0.1 * rng.normal(size=(40, 2)))
     return p
 
 
@@ -86,16 +86,16 @@ def test_the_real_images_are_judged_perfect(phantom_data, tmp_path, monkeypatch)
     known = {s.masks[..., t].tobytes(): s.frames[..., t] for s in judge.studies for t in (0, 1)}
 
     def painter(change):
-        def generate(masks):
-            half = len(masks) // 2                               # ED, then ES
-            frames = np.concatenate([known[masks[:half].tobytes()], known[masks[half:].tobytes()]])
-            return change(frames / np.float32(127.5) - 1)
-        return types.SimpleNamespace(net=types.SimpleNamespace(size_px=150), generate=generate)
+        def stacks(masks):
+            return [change(np.stack([known[m[..., t].tobytes()] for t in (0, 1)], -1) / np.float32(127.5) - 1)
+                    for m in masks]
+        return types.SimpleNamespace(net=types.SimpleNamespace(size_px=150), stacks=stacks)
 
     result = judge.judge(painter(lambda x: x))
     assert result["frechet"] == pytest.approx(0, abs=1e-5)
     assert result["ssim"] == pytest.approx(1)
     assert result["lpips"] is None
+    assert result["background_change"]["synthetic"] == result["background_change"]["real"] > 0
     for name in ("edv", "esv", "ef"):
         assert result["volume_fidelity"][name]["rmse"] == pytest.approx(0, abs=1e-4)
     worse = judge.judge(painter(lambda x: np.clip(2 * x, -1, 1)))
