@@ -62,6 +62,8 @@ def main(argv: list[str]) -> int:
         raise InputError(f"--size must be at least 1, not {args.size}")
     if not 0 <= args.process < args.processes:
         raise InputError(f"--process {args.process} is not one of {args.processes} (0 … {args.processes - 1})")
+    if args.overwrite and args.processes > 1:
+        raise InputError("--overwrite is for one process: each of several would remove what the others have made")
     config = args.config or re.sub(r"\W+", "_", args.distribution)
     if not re.fullmatch(r"\w+", config):
         raise InputError(f"--config is a name of letters, digits and underscores, not {config!r}")

@@ -162,6 +162,7 @@ def test_a_cohort_is_refused_in_one_line(painter, phantom_data, capsys, tmp_path
         return " ".join(capsys.readouterr().err.split())
 
     assert "--process 3 is not one of 2" in refused("--process", 3, "--processes", 2)
+    assert "--overwrite is for one process" in refused("--processes", 2, "--overwrite")
     assert "NAME:SPLIT" in refused("--from", "phantom")
     assert "has no split 'nothing'" in refused("--from", "phantom/dsb_like:nothing")
     assert "uniform, as:NAME, low or all" in refused("--distribution", "bell")
