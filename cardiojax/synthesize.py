@@ -24,7 +24,7 @@ from tensorflow_datasets.core.dataset_info import DatasetIdentity
 from tqdm import tqdm
 
 from cardiojax import masks, records
-from cardiojax.cohort import Choice, Member, fingerprint, plan, shares
+from cardiojax.cohort import Member, fingerprint, plan, shares
 from cardiojax.consistency import steady_background
 from cardiojax.data import Split, halve
 from cardiojax.errors import DataError, InputError, RunError
@@ -114,20 +114,17 @@ def planned(patients: Mapping[str, Sequence[Study]], painter: Synthesizer, folde
                            "--overwrite makes it anew, --config NAME keeps both")
         return cohort
     share = shares(settings.distribution, real_ef)
+    measured_by = shares("uniform", real_ef) if share is None else share
     found = plan(patients, share, settings.size, settings.seed,
                  lambda them: tqdm(them, unit=" patients", desc="masks", disable=None, leave=False))
     cohort = {**identity, "commit": commit(), "gaugan": str(painter.path),
-              "splits": {split: figures_of(choice, share) for split, choice in found.items()},
+              "splits": {split: choice.figures(measured_by) for split, choice in found.items()},
               "members": {split: [{"patient": m.patient, "study_id": name(patients[split][m.patient], m.recipe),
                                    "recipe": dataclasses.astuple(m.recipe), "ef_percent": m.ef_percent}
                                   for m in choice.members] for split, choice in found.items()}}
     folder.mkdir(parents=True, exist_ok=True)
     write_text(file, json.dumps(cohort))
     return cohort
-
-
-def figures_of(choice: Choice, share: Float[np.ndarray, " b"] | None) -> dict:
-    return choice.figures(np.full(14, 1 / 14) if share is None else share)
 
 
 def weights_digest(painter: Synthesizer) -> str:

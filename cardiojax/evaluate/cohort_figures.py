@@ -13,7 +13,7 @@ from cardiojax.evaluate.figures import MASK_COLOURS, save
 from cardiojax.masks import Recipe, Shapes
 from cardiojax.study import ED, ES, Study
 
-STACKS, SLICES = 3, 8
+STACK_EFS, SLICES = (20, 45, 70), 8         # Fig. 3: the studies next to these EFs (%)
 WORKFLOW = (Recipe("low_ed", 3), Recipe("low_es", 6), Recipe("low_es", 2), Recipe("high", 4), Recipe("high", 12))
 
 
@@ -25,7 +25,7 @@ def draw(real: Mapping[str, Split], synthetic: Mapping[str, Split], folder: Path
     ancestors = (real[split].study(i) for i in range(len(real[split])))
     workflow(next(s for s in ancestors if s.masks is not None and s.masks.any()), folder / "fig2_workflow.png")
     efs = units.ef_percent(*synthetic[split].volumes_ml.T)
-    stacks([synthetic[split].study(int(np.abs(efs - wanted).argmin())) for wanted in (20, 45, 70)],
+    stacks([synthetic[split].study(int(np.abs(efs - wanted).argmin())) for wanted in STACK_EFS],
            folder / "fig3_stacks.png")
 
 
