@@ -171,7 +171,7 @@ def shard_name(split: str, index: int, count: int) -> str:
 
 
 def write_shard(file: Path, studies: Iterator[Study]):
-    """Whole or not at all, however the process ends."""
+    """Whole or not at all, however the process ends. Raises InputError where there is no room."""
     partial = file.with_name(f"partial-{uuid.uuid4().hex[:8]}-{file.name}")
     try:
         writer = ArrayRecordWriter(str(partial), "group_size:1")
@@ -179,6 +179,9 @@ def write_shard(file: Path, studies: Iterator[Study]):
             writer.write(records.serialise(study))
         writer.close()
         os.replace(partial, file)
+    except RuntimeError as error:             # the writer's way to say that a file cannot be written
+        raise InputError(f"{file.name} cannot be written ({str(error).partition(';')[0]}); with room for it the same "
+                         "command goes on") from None
     finally:
         partial.unlink(missing_ok=True)
 

@@ -43,6 +43,8 @@ class StudyBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     def __init__(self, *, file_format="array_record", **kwargs):
         super().__init__(file_format=file_format, **kwargs)
         self.failures: dict[str, str] = {}
+        self.beam = False                    # True: studies are read by Apache Beam's workers
+        self.listed: dict[str, list[str]] = {}        # by split, the studies there are
 
     def _info(self) -> tfds.core.DatasetInfo:
         return self.dataset_info_from_configs(features=records.features(), disable_shuffling=True)
@@ -52,6 +54,9 @@ class StudyBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
 
         Raises StudyError where no split has one.
         """
+        self.listed = {name: [study_id for study_id, _ in members] for name, members in sources.items()}
+        if self.beam:
+            return {name: self._on_workers(members, training=name != "test") for name, members in sources.items()}
         splits = {}
         for name, members in sources.items():
             examples = self._generate_examples(members, training=name != "test")
@@ -65,20 +70,45 @@ class StudyBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         return splits
 
     def _generate_examples(self, sources: Iterable[Source], training: bool) -> Iterator[tuple[str, dict]]:
-        for study_id, read in sources:
+        for source in sources:
             try:
-                study = read().replace(source=self.name)
-                if training and len(study) < MIN_TRAINING_SLICES:
-                    raise StudyError(f"study {study_id}: {len(study)} slices, left out of training "
-                                     f"(at least {MIN_TRAINING_SLICES})")
-                if self.builder_config.trimmed:
-                    study = preprocess.trim(study)
-                study = preprocess.prepare(study, self.builder_config.centre)
+                yield source[0], record(source, self.name, self.builder_config, training)
             except StudyError as error:
-                self.failures[study_id] = str(error)
+                self.failures[source[0]] = str(error)
                 log.error("%s", error)
-                continue
-            yield study_id, records.encode(study)
+
+    def _on_workers(self, sources: list[Source], training: bool):
+        """The same as a Beam transform; the studies' places keep their order in the shards."""
+        import apache_beam as beam
+
+        return beam.Create(list(enumerate(sources))) | beam.FlatMap(
+            usable, name=self.name, config=self.builder_config, training=training)
+
+    def note_missing(self):
+        """After a build by Beam, whose workers keep the reasons in their own logs: what they left out, by name."""
+        for name, study_ids in self.listed.items():
+            written = {r["study_id"].decode() for r in self.as_data_source(name)}
+            self.failures |= {i: "see the workers' logs" for i in study_ids if i not in written}
+
+
+def usable(numbered: tuple[int, Source], **settings) -> Iterator[tuple[int, dict]]:
+    """A study's record under its number, or nothing and its reason in the log."""
+    try:
+        yield numbered[0], record(numbered[1], **settings)
+    except StudyError as error:
+        log.error("%s", error)
+
+
+def record(source: Source, name: str, config: StudyConfig, training: bool) -> dict:
+    """One study read, prepared and encoded. Raises StudyError."""
+    study_id, read = source
+    study = read().replace(source=name)
+    if training and len(study) < MIN_TRAINING_SLICES:
+        raise StudyError(f"study {study_id}: {len(study)} slices, left out of training "
+                         f"(at least {MIN_TRAINING_SLICES})")
+    if config.trimmed:
+        study = preprocess.trim(study)
+    return records.encode(preprocess.prepare(study, config.centre))
 
 
 def fixed_fraction(salt: str, study_id: str) -> float:

@@ -37,6 +37,9 @@ class Build:
     """Folder of the dataset as it comes from its source."""
     config: str | None = None
     """Variant to build; all of the phantom's, "full" of the others, unless you name one ("trimmed", "image_centre")."""
+    beam: str | None = None
+    """Read the studies by Apache Beam's workers, its options as NAME=VALUE[,NAME=VALUE], for example
+    runner=DirectRunner,direct_num_workers=8,direct_running_mode=multi_processing (`pip install 'cardiojax[beam]'`)."""
     overwrite: Annotated[bool, arg(aliases=["-f"])] = False
     """Build again where it is built already."""
 
@@ -50,6 +53,9 @@ def main(argv: list[str]) -> int:
 
     import data_builders  # noqa: F401  registers the datasets
 
+    options = None if args.beam is None else beam_options(args.beam)
+    if options is not None and args.name in NEEDS_NO_SOURCE:
+        raise InputError(f"{args.name} is made here, in a minute; --beam is for studies that are read")
     cls = tfds.builder_cls(args.name)
     known = [c.name for c in cls.BUILDER_CONFIGS]
     if args.config and args.config not in known:
@@ -65,11 +71,23 @@ def main(argv: list[str]) -> int:
         builder = tfds.builder(f"{args.name}/{config}", data_dir=args.data_dir)
         if args.overwrite and Path(builder.data_dir).exists():
             shutil.rmtree(builder.data_dir)
-        failed += build(builder, args)
+        failed += build(builder, args, options)
     return 1 if failed else 0
 
 
-def build(builder, args: Build) -> int:
+def beam_options(text: str):
+    """Beam's pipeline options. Raises InputError where they are none, or there is no Beam."""
+    try:
+        from apache_beam.options.pipeline_options import PipelineOptions
+    except ImportError:
+        raise InputError("--beam needs Apache Beam: pip install 'cardiojax[beam]'") from None
+    pairs = [part.partition("=") for part in filter(None, map(str.strip, text.split(",")))]
+    if wrong := [name for name, equals, _ in pairs if not equals or not name]:
+        raise InputError(f"--beam wants NAME=VALUE[,NAME=VALUE], not {wrong[0]!r}")
+    return PipelineOptions([f"--{name}={value}" for name, _, value in pairs])
+
+
+def build(builder, args: Build, beam=None) -> int:
     """Build one variant; the number of studies that failed, each named in the log."""
     import tensorflow_datasets as tfds
 
@@ -83,8 +101,11 @@ def build(builder, args: Build) -> int:
     log.addHandler(handler)
     try:
         with quiet():
-            builder.download_and_prepare(
-                download_config=tfds.download.DownloadConfig(manual_dir=args.source, register_checksums=False))
+            builder.beam = beam is not None
+            builder.download_and_prepare(download_config=tfds.download.DownloadConfig(
+                manual_dir=args.source, register_checksums=False, beam_options=beam))
+            if builder.beam:
+                builder.note_missing()
     finally:
         log.removeHandler(handler)
     console = Console(stderr=True, highlight=False, emoji=False)

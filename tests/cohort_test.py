@@ -2,6 +2,7 @@
 
 import json
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -207,3 +208,18 @@ def test_bins_cover_the_range():
     assert EDGES[0] == 10
     assert EDGES[-1] == 80
     assert histogram(np.array([10.0, 80.0, 9.9, 80.1])).sum() == 2
+
+
+def test_a_full_disk_is_one_line_and_leaves_whole_shards_alone(tmp_path):
+    rng = np.random.default_rng(0)
+    study = Study(study_id="a", frames=rng.integers(0, 255, (4, 150, 150, 2), np.uint8), slice_spacing_mm=8.0,
+                  masks=np.zeros((4, 150, 150, 2), np.uint8), volumes_ml=np.array([100.0, 40.0]))
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    synthesize.write_shard(tmp_path / "whole", iter([study]))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, before[1]))
+    try:
+        with pytest.raises(InputError, match="cannot be written"):
+            synthesize.write_shard(tmp_path / "shard", iter([study]))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert [f.name for f in tmp_path.iterdir()] == ["whole"]

@@ -4,6 +4,7 @@ import tensorflow_datasets as tfds
 
 import data_builders  # noqa: F401
 from cardiojax import records
+from launch.cli import main
 
 
 def built(source, data_dir, name="acdc"):
@@ -63,3 +64,30 @@ def test_group_means_of_the_published_patients(shared, tmp_path):
         found.setdefault(acdc_info(folder)["Group"], []).append((edv, esv, ef_percent(edv, esv)))
     for group, means in expected.items():
         np.testing.assert_allclose(np.mean(found[group], axis=0), means, atol=1.0)
+
+
+@pytest.mark.slow
+def test_beam_writes_the_same_records(tmp_path, acdc_patient, capsys):
+    """By Beam's local runner: the same studies in the same order, and the broken one named."""
+    pytest.importorskip("apache_beam")
+    for i in range(1, 21):
+        acdc_patient(tmp_path / "in" / "training" / f"patient{i:03d}")
+    acdc_patient(tmp_path / "in" / "training" / "patient021", label=9)
+    words = ["build", "acdc", "--source", str(tmp_path / "in"), "--data-dir"]
+    assert main([*words, str(tmp_path / "one")]) == 1
+    capsys.readouterr()
+    assert main([*words, str(tmp_path / "many"), "--beam", "runner=DirectRunner"]) == 1
+    assert "1 studies left out: patient021" in capsys.readouterr().err
+    for split in ("train", "validation", "test"):
+        one, many = (tfds.builder("acdc", data_dir=tmp_path / d).as_data_source(split) for d in ("one", "many"))
+        assert len(one) == len(many)
+        for a, b in zip(one, many, strict=True):
+            assert a["study_id"] == b["study_id"]
+            np.testing.assert_array_equal(a["frames"], b["frames"])
+
+
+def test_beam_is_an_extra(tmp_path, capsys):
+    (tmp_path / "patient001").mkdir()
+    words = ["build", "acdc", "--source", str(tmp_path), "--data-dir", str(tmp_path / "out"), "--beam", "no value"]
+    assert main(words) == 2
+    assert "--beam" in capsys.readouterr().err
