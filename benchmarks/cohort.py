@@ -1,8 +1,10 @@
 """What a synthetic study costs: seconds for its masks and for its images, bytes on disk, seconds to read it back.
 
-    python benchmarks/cohort.py --gaugan runs/gaugan --data-dir data --config uniform --split train --json FILE
+    python benchmarks/cohort.py --gaugan runs/gaugan --data-dir data --real acdc --judge runs/sfera_acdc --json FILE
 
-Measures the cohort that `cardiojax build synthetic` has made (its cohort.json), on some of its studies.
+Measures the cohort that `cardiojax build synthetic` has made (its cohort.json), on some of its studies: also how far ED
+and ES differ outside of the heart, and the volumes that a SFERA trained on real images reads from them against those of
+their masks, with and without `--consistency background`.
 """
 
 import argparse
@@ -14,8 +16,10 @@ import jax
 import numpy as np
 
 from cardiojax import load, synthesize
-from cardiojax.consistency import background_difference
+from cardiojax.consistency import background_difference, steady_background
 from cardiojax.data import open_split
+from cardiojax.evaluate.metrics import MEASURES, agreement, with_ef
+from cardiojax.generate import to_uint8
 from cardiojax.masks import Recipe, Shapes, recipes
 from cardiojax.train.run import commit
 
@@ -28,11 +32,26 @@ def seconds(function, *args) -> tuple[float, object]:
     return time.perf_counter() - began, result
 
 
+def shown(studies, judge) -> dict:
+    """What the images of synthetic studies are like."""
+    read = (judge.predict(s) for s in studies)
+    volumes = with_ef(np.array([[p.edv_ml, p.esv_ml] for p in read]))
+    truth = with_ef(np.array([s.volumes_ml for s in studies], np.float64))
+    return {"background_change": background_difference(studies), "volumes_read": {
+        name: {k: v for k, v in agreement(volumes[:, i], truth[:, i]).items() if k in ("r", "rmse", "bias")}
+        for i, name in enumerate(MEASURES)}}
+
+
+def steadied(study):
+    return study.replace(frames=to_uint8(steady_background(study.frames / np.float32(127.5) - 1, study.masks)))
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--gaugan", type=Path, required=True)
     parser.add_argument("--data-dir", type=Path, required=True)
     parser.add_argument("--real", required=True, help="NAME of the ancestors' dataset")
+    parser.add_argument("--judge", type=Path, required=True, help="a SFERA run trained on real images")
     parser.add_argument("--config", default="uniform")
     parser.add_argument("--split", default="train")
     parser.add_argument("--studies", type=int, default=64)
@@ -54,6 +73,7 @@ def main():
     read_s, made = seconds(lambda: [split.study(i) for i in which])
     shards = list(folder.glob(f"synthetic-{args.split}.*"))
     size = sum(s.stat().st_size for s in shards) / len(split)
+    judge = load(args.judge)
     stored = {"frames": sum(s.frames.nbytes for s in made), "masks_unpacked": sum(s.masks.nbytes for s in made)}
     images = sum(2 * len(s) for s in made) / len(made)
     result = {
@@ -67,8 +87,8 @@ def main():
         "full_size": {"studies": FULL_SIZE, "images": FULL_SIZE * images, "gib": FULL_SIZE * size / 2**30,
                       "hours_of_images": FULL_SIZE * images_s / len(pairs) / 3600,
                       "minutes_to_open": FULL_SIZE * opened / len(split) / 60},
-        "background_change": {"synthetic": background_difference(made),
-                              "real": background_difference(patients)},
+        "images": {"real": shown([p for p in patients if p.volumes_ml is not None], judge),
+                   "none": shown(made, judge), "background": shown([steadied(s) for s in made], judge)},
     }
     args.json.write_text(json.dumps(result, indent=2))
     print(args.json.read_text())

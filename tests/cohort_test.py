@@ -18,6 +18,7 @@ from cardiojax.config import Gaugan, GauganNet
 from cardiojax.errors import DataError, InputError
 from cardiojax.evaluate import cohort_figures
 from cardiojax.masks import Recipe
+from cardiojax.study import Study
 from cardiojax.train.gaugan import build_generator, split_net
 from cardiojax.train.run import write_arrays, write_text
 from launch.cli import main
