@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 import tensorflow_datasets as tfds
 from array_record.python.array_record_module import ArrayRecordWriter
-from jaxtyping import Float
+from jaxtyping import Float, UInt8
 from tensorflow_datasets.core import file_adapters, naming
 from tensorflow_datasets.core.dataset_info import DatasetIdentity
 from tqdm import tqdm
@@ -33,6 +33,7 @@ from cardiojax.masks import Recipe, Shapes
 from cardiojax.preprocess import SIZE_PX
 from cardiojax.study import Study
 from cardiojax.train.run import commit, write_text
+from cardiojax.warping import warped
 
 log = logging.getLogger("cardiojax")
 
@@ -51,17 +52,17 @@ class Settings:
     consistency: str = "none"
 
 
-def build(painter: Synthesizer, splits: Mapping[str, Split], folder: Path, settings: Settings, real_ef,
+def build(painter: Synthesizer | None, splits: Mapping[str, Split], folder: Path, settings: Settings, real_ef,
           process: int = 0, processes: int = 1) -> dict:
     """Write this process's shards into `folder` (…/synthetic/CONFIG/1.0.0), and the dataset's info once all are there.
 
+    painter: the generator; None warps the real images instead (`warping`).
     splits: real studies by the name of the split that their descendants go to. real_ef: NAME → EF of its studies.
     Returns what cohort.json holds. Raises InputError where the masks, the generator or the folder do not fit.
     """
     patients = {name: studies_with_masks(split) for name, split in splits.items()}
-    unknown = {int(label) for s in patients.values() for study in s for label in np.unique(study.masks)} - set(
-        painter.labels)
-    if unknown:
+    held = {int(label) for s in patients.values() for study in s for label in np.unique(study.masks)}
+    if painter is not None and (unknown := held - set(painter.labels)):
         raise InputError(f"the masks hold label {min(unknown)}, which the generator {painter.path} never saw")
     cohort = planned(patients, painter, folder, settings, real_ef)
     chosen = {split: [Member(m["patient"], Recipe(*m["recipe"]), m["ef_percent"]) for m in members]
@@ -98,14 +99,14 @@ def studies_with_masks(split: Split) -> list[Study]:
     return found
 
 
-def planned(patients: Mapping[str, Sequence[Study]], painter: Synthesizer, folder: Path, settings: Settings, real_ef
+def planned(patients: Mapping[str, Sequence[Study]], painter: Synthesizer | None, folder: Path, settings: Settings, real_ef
             ) -> dict:
     """The cohort of cohort.json; planned and written where there is none yet.
 
     Raises RunError where the folder holds a cohort of other settings.
     """
     identity = {"settings": dataclasses.asdict(settings), "patients": fingerprint(patients),
-                "generator": weights_digest(painter), "shard": SHARD}
+                "generator": "warp" if painter is None else weights_digest(painter), "shard": SHARD}
     file = folder / SETTINGS
     if file.exists():
         cohort = json.loads(file.read_text())
@@ -117,7 +118,7 @@ def planned(patients: Mapping[str, Sequence[Study]], painter: Synthesizer, folde
     measured_by = shares("uniform", real_ef) if share is None else share
     found = plan(patients, share, settings.size, settings.seed,
                  lambda them: tqdm(them, unit=" patients", desc="masks", disable=None, leave=False))
-    cohort = {**identity, "commit": commit(), "gaugan": str(painter.path),
+    cohort = {**identity, "commit": commit(), "gaugan": None if painter is None else str(painter.path),
               "splits": {split: choice.figures(measured_by) for split, choice in found.items()},
               "members": {split: [{"patient": m.patient, "study_id": name(patients[split][m.patient], m.recipe),
                                    "recipe": dataclasses.astuple(m.recipe), "ef_percent": m.ef_percent}
@@ -138,25 +139,34 @@ def name(ancestor: Study, recipe: Recipe) -> str:
     return f"{ancestor.study_id}_{recipe.kind}{recipe.step:02d}{finer}"
 
 
-def synthesised(members: Sequence[Member], patients: Sequence[Study], painter: Synthesizer, consistency: str
+def synthesised(members: Sequence[Member], patients: Sequence[Study], painter: Synthesizer | None, consistency: str
                 ) -> Iterator[Study]:
-    """The studies of one shard, their images made together."""
+    """The studies of one shard, a generator's images made together."""
     shapes: dict[int, Shapes] = {}
     pairs = []
     for m in members:
         if m.patient not in shapes:
             shapes = {m.patient: Shapes(patients[m.patient].masks)}       # members come patient by patient
         pairs.append(shapes[m.patient].pair(m.recipe))
-    styles = None
-    if consistency == "style":
-        styles = np.concatenate([ancestral_style(patients[m.patient], painter) for m in members])
-    for member, pair, frames in zip(members, pairs, painter.stacks(pairs, styles), strict=True):
-        ancestor = patients[member.patient]
-        if consistency == "background":
-            frames = steady_background(frames, pair)
-        yield Study(study_id=name(ancestor, member.recipe), masks=pair, frames=to_uint8(frames),
+    ancestors = [patients[m.patient] for m in members]
+    for member, ancestor, pair, frames in zip(members, ancestors, pairs, painted(ancestors, pairs, painter, consistency),
+                                              strict=True):
+        yield Study(study_id=name(ancestor, member.recipe), masks=pair, frames=frames,
                     slice_spacing_mm=masks.SPACING_MM, volumes_ml=masks.volumes_ml(pair), source=ancestor.source,
                     ancestor=ancestor.study_id)
+
+
+def painted(ancestors: Sequence[Study], pairs: Sequence[np.ndarray], painter: Synthesizer | None, consistency: str
+            ) -> Iterator[UInt8[np.ndarray, "s h w 2"]]:
+    """The frames of each pair of masks."""
+    if painter is None:
+        yield from map(warped, ancestors, pairs)
+        return
+    styles = None
+    if consistency == "style":
+        styles = np.concatenate([ancestral_style(a, painter) for a in ancestors])
+    for pair, frames in zip(pairs, painter.stacks(pairs, styles), strict=True):
+        yield to_uint8(steady_background(frames, pair) if consistency == "background" else frames)
 
 
 def ancestral_style(ancestor: Study, painter: Synthesizer) -> Float[np.ndarray, "1 256"]:

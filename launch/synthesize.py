@@ -28,8 +28,10 @@ class BuildSynthetic:
     command on each, with --processes N and --process 0 … N − 1, on a common file system.
     """
 
-    gaugan: Path
+    gaugan: Path | None = None
     """The GauGAN run that paints the masks."""
+    warp: bool = False
+    """No generator: warp the real images along the change of their masks, the control of what a GauGAN adds."""
     from_: Annotated[str, arg(name="from")]
     """Real studies with masks, NAME:SPLIT[,NAME:SPLIT], for example acdc:train,acdc:validation."""
     data_dir: Path
@@ -71,8 +73,10 @@ def main(argv: list[str]) -> int:
     from cardiojax.data import open_split
     from cardiojax.generate import Synthesizer
 
-    painter = load(args.gaugan)
-    if not isinstance(painter, Synthesizer):
+    if (args.gaugan is None) != args.warp or (args.warp and args.consistency != "none"):
+        raise InputError("name the generator with --gaugan RUN, or none with --warp (which needs no --consistency)")
+    painter = None if args.warp else load(args.gaugan)
+    if not args.warp and not isinstance(painter, Synthesizer):
         raise InputError(f"{args.gaugan} is a SFERA run; --gaugan wants one that paints")
     splits = {name: open_split(spec, args.data_dir, need_volumes=False) for name, spec in by_split(args.from_).items()}
     folder = args.data_dir / synthesize.NAME / config / synthesize.VERSION
