@@ -183,5 +183,46 @@ GAUGAN_PRESETS = {
 }
 
 
+@dataclasses.dataclass(frozen=True)
+class Experiment:
+    """The paper's experiment on two datasets. See `experiment`."""
+
+    sfera: Sfera = dataclasses.field(default_factory=Sfera)
+    """Of every training on real studies, pretrained or not, and (but for the steps) of the pretraining."""
+    gaugan: Gaugan = dataclasses.field(default_factory=Gaugan)
+    pretraining_steps: int = 40_000
+    """Of SFERA on the synthetic cohort."""
+    finetuning_rate: float = 1e-3
+    """Learning rate on real studies after the pretraining."""
+    own_features: bool = False
+    """The GauGAN matches images in the features of its own judge, not in --gaugan.perceptual's."""
+    synthetic: int = 22_653
+    """Studies of the cohort, training and validation."""
+    seeds: int = 3
+    """Trainings of RSO, RSP and RSA, from seed 0 on; they share one generator, cohort and pretraining."""
+    ablations: bool = True
+    """Also pretrain on half of the cohort, on as many with the first dataset's EF, and on warped images."""
+
+    def __post_init__(self):
+        for name in ("pretraining_steps", "seeds"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
+        if self.synthetic < 4:
+            raise ValueError(f"synthetic must be at least 4 studies, not {self.synthetic}")
+
+
+EXPERIMENT_PRESETS = {
+    "paper": Experiment(),
+    "small": Experiment(
+        sfera=dataclasses.replace(SFERA_PRESETS["small"], steps=800, evaluate_every=400),
+        gaugan=dataclasses.replace(GAUGAN_PRESETS["small"], steps=2500, evaluate_every=1250),
+        pretraining_steps=1600, own_features=True, synthetic=1500),
+    "tiny": Experiment(
+        sfera=dataclasses.replace(SFERA_PRESETS["tiny"], steps=150, evaluate_every=150),
+        gaugan=dataclasses.replace(GAUGAN_PRESETS["tiny"], steps=150, evaluate_every=150),
+        pretraining_steps=150, own_features=True, synthetic=128, seeds=1),
+}
+
+
 def jax_dtype(name: str):
     return {"float32": jnp.float32, "bfloat16": jnp.bfloat16}[name]

@@ -99,8 +99,8 @@ def studies_with_masks(split: Split) -> list[Study]:
     return found
 
 
-def planned(patients: Mapping[str, Sequence[Study]], painter: Synthesizer | None, folder: Path, settings: Settings, real_ef
-            ) -> dict:
+def planned(patients: Mapping[str, Sequence[Study]], painter: Synthesizer | None, folder: Path, settings: Settings,
+            real_ef) -> dict:
     """The cohort of cohort.json; planned and written where there is none yet.
 
     Raises RunError where the folder holds a cohort of other settings.
@@ -149,8 +149,8 @@ def synthesised(members: Sequence[Member], patients: Sequence[Study], painter: S
             shapes = {m.patient: Shapes(patients[m.patient].masks)}       # members come patient by patient
         pairs.append(shapes[m.patient].pair(m.recipe))
     ancestors = [patients[m.patient] for m in members]
-    for member, ancestor, pair, frames in zip(members, ancestors, pairs, painted(ancestors, pairs, painter, consistency),
-                                              strict=True):
+    images = painted(ancestors, pairs, painter, consistency)
+    for member, ancestor, pair, frames in zip(members, ancestors, pairs, images, strict=True):
         yield Study(study_id=name(ancestor, member.recipe), masks=pair, frames=frames,
                     slice_spacing_mm=masks.SPACING_MM, volumes_ml=masks.volumes_ml(pair), source=ancestor.source,
                     ancestor=ancestor.study_id)

@@ -56,7 +56,7 @@ def _sources(wanted: UInt8[np.ndarray, "h w"], real: UInt8[np.ndarray, "h w"]) -
         inside = (r >= low) & (r < high)
         share = (r - low) / np.maximum(high - low, 1e-6)
         radius = np.where(inside, real_low + share * (real_high - real_low), radius)
-    moved = np.clip((high - r) / np.maximum(high - low, 1e-6), 0, 1)      # the centre's own move fades out with the rest
+    moved = np.clip((high - r) / np.maximum(high - low, 1e-6), 0, 1)     # of the centre itself
     scale = radius / np.maximum(r, 1e-6)
     shift = real_centre - centre
     return np.stack([centre[0] + moved * shift[0] + y * scale, centre[1] + moved * shift[1] + x * scale])

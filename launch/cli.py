@@ -13,6 +13,7 @@ VERBS = {
     "build": "write a dataset: phantom, acdc, kaggle_dsb, synthetic → TFDS records",
     "train": "train a network: sfera (studies → volumes), gaugan (masks → images)",
     "evaluate": "measure a run on a split: metrics.json, predictions.csv, figures, report.html",
+    "experiment": "the paper's question on two datasets: RSO, SSO, RSP, RSA, ablations, seeds",
     "predict": "studies on disk → a CSV of volumes",
     "port": "weights of other libraries → ours: VGG, NVlabs/SPADE",
     "show": "say what a run folder is",
@@ -25,7 +26,7 @@ def main(argv: list[str] | None = None) -> int:
     argv = sys.argv[1:] if argv is None else argv
     if not argv or argv[0] in ("-h", "--help"):
         print("usage: cardiojax VERB [options]     (cardiojax VERB --help says more)\n")
-        print("\n".join(f"  {verb:9} {text}" for verb, text in VERBS.items()))
+        print("\n".join(f"  {verb:10} {text}" for verb, text in VERBS.items()))
         return 0 if argv else 2
     if argv[0] == "--version":
         from cardiojax import __version__

@@ -81,7 +81,7 @@ def main(argv: list[str]) -> int:
     return 0
 
 
-def parse(task: str, argv: list[str]) -> TrainSfera | TrainGaugan:
+def preset_of(argv: list[str], presets: dict) -> str:
     """The preset is looked for first: it sets the defaults that the other flags change and --help shows."""
     preset = "small"
     for i, word in enumerate(argv):
@@ -89,9 +89,14 @@ def parse(task: str, argv: list[str]) -> TrainSfera | TrainGaugan:
             preset = argv[i + 1]
         elif word.startswith("--preset="):
             preset = word.removeprefix("--preset=")
-    kind, presets = TASKS[task]
     if preset not in presets:
         raise InputError(f"no preset '{preset}'; there are {', '.join(presets)}")
+    return preset
+
+
+def parse(task: str, argv: list[str]) -> TrainSfera | TrainGaugan:
+    kind, presets = TASKS[task]
+    preset = preset_of(argv, presets)
     try:
         return tyro.cli(kind, args=argv, prog=f"cardiojax train {task}",
                         default=kind(data=tyro.MISSING, data_dir=tyro.MISSING, run=tyro.MISSING, preset=preset,

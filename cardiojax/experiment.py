@@ -1,0 +1,214 @@
+"""The paper's experiment: does pretraining on synthetic studies of flat EF make volumes better?
+
+Its stages are run folders and cohorts, each named after what it was made from (settings, data, parents). So a stopped
+experiment goes on where it was, and a changed setting redoes what depends on it and nothing else.
+"""
+
+import dataclasses
+import hashlib
+import json
+import logging
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import jax
+import numpy as np
+
+from cardiojax import data, synthesize
+from cardiojax.config import Experiment
+from cardiojax.evaluate import report
+from cardiojax.generate import Synthesizer
+from cardiojax.predict import load
+from cardiojax.train import gaugan, sfera
+from cardiojax.train.run import commit, write_text
+from cardiojax.units import ef_percent
+
+log = logging.getLogger("cardiojax")
+
+DONE = "stage.json"        # in a finished stage's folder: what it was made from, and the seconds it took
+ABLATIONS = {"half": "uniform", "as_first": "as:first", "warp": "uniform"}      # cohorts besides the main one
+
+
+@dataclasses.dataclass(frozen=True)
+class Cohort:
+    """A cohort as a stage, and where its records open."""
+
+    folder: Path
+    spec: str              # "synthetic/CONFIG"
+    data_dir: Path
+
+    @property
+    def name(self) -> str:
+        return self.folder.parent.name
+
+
+class Stages:
+    """Makes each stage once, in the order in which they are asked for."""
+
+    def __init__(self, config: Experiment, preset: str, first: str, second: str, data_dir: Path, out: Path):
+        self.config, self.preset, self.first, self.second = config, preset, first, second
+        self.data_dir, self.out = data_dir, out.absolute()
+        self.splits = {f"{name}:{split}": data.open_split(f"{name}:{split}", data_dir)
+                       for name in (first, second) for split in ("train", "validation", "test")}
+        self.digests = {name: fingerprint(split) for name, split in self.splits.items()}
+
+    def stage(self, name: str, made_from: dict, work: Callable[[Path], object], below: str = "stages",
+              inside: str = "") -> Path:
+        """The folder of a stage; `work` makes it where it is not finished."""
+        folder = self.out / below / f"{name}_{digest(made_from)}" / inside
+        if (folder / DONE).exists():
+            return folder
+        log.info("stage %s → %s", name, folder.relative_to(self.out))
+        began = time.monotonic()
+        work(folder)
+        write_text(folder / DONE, json.dumps({"made_from": made_from, "commit": commit(), "device":
+                                              jax.devices()[0].device_kind, "devices": len(jax.devices()),
+                                              "seconds": round(time.monotonic() - began, 1)}, indent=2))
+        jax.clear_caches()
+        return folder
+
+    def rso(self, dataset: str, seed: int) -> Path:
+        """Real studies only."""
+        return self.sfera(f"rso_{short(dataset)}_{seed}", f"{dataset}:train", seed)
+
+    def rsa(self, seed: int) -> Path:
+        """Both real datasets together, no pretraining."""
+        return self.sfera(f"rsa_{seed}", f"{self.first}:train,{self.second}:train", seed)
+
+    def sso(self, cohort: Cohort, seed: int = 0) -> Path:
+        """Synthetic studies only."""
+        settings = dataclasses.replace(self.config.sfera, steps=self.config.pretraining_steps,
+                                       evaluate_every=min(self.config.pretraining_steps,
+                                                          self.config.sfera.evaluate_every))
+        made_from = {"task": "sfera", "config": dataclasses.asdict(settings), "seed": seed, "cohort": cohort.name}
+        return self.stage(f"sso_{cohort.name.partition('_x')[0]}_{seed}", made_from, lambda run: sfera.train(
+            settings, preset=self.preset, training=f"{cohort.spec}:train", validation=f"{cohort.spec}:validation",
+            data_dir=cohort.data_dir, run=run, seed=seed))
+
+    def rsp(self, pretrained: Path, dataset: str, seed: int) -> Path:
+        """A pretrained network finetuned on one real dataset."""
+        cohort = pretrained.name.removeprefix("sso_").rpartition("_")[0].rpartition("_")[0]
+        return self.sfera(f"rsp_{cohort}_{short(dataset)}_{seed}", f"{dataset}:train", seed, pretrained)
+
+    def sfera(self, name: str, training: str, seed: int, init: Path | None = None) -> Path:
+        settings = self.config.sfera
+        if init is not None:
+            settings = dataclasses.replace(settings, learning_rate=self.config.finetuning_rate)
+        validation = f"{training.partition(':')[0]}:validation"
+        made_from = {"task": "sfera", "config": dataclasses.asdict(settings), "seed": seed,
+                     "data": [self.digests[s] for s in (*training.split(","), validation)],
+                     "parent": init and init.name}
+        return self.stage(name, made_from, lambda run: sfera.train(
+            settings, preset=self.preset, training=training, validation=validation, data_dir=self.data_dir, run=run,
+            init=init, seed=seed))
+
+    def gaugan(self) -> Path:
+        """The generator: the training split of the first dataset is all that it sees."""
+        judge = self.rso(self.first, 0)
+        settings = self.config.gaugan
+        if self.config.own_features:
+            settings = dataclasses.replace(settings, perceptual=f"sfera:{judge}")
+        made_from = {"task": "gaugan", "config": dataclasses.asdict(self.config.gaugan), "judge": judge.name,
+                     "own_features": self.config.own_features,
+                     "data": [self.digests[f"{self.first}:{s}"] for s in ("train", "validation")]}
+        return self.stage("gaugan", made_from, lambda run: gaugan.train(
+            settings, preset=self.preset, training=f"{self.first}:train", validation=None, data_dir=self.data_dir,
+            run=run, judge=judge, seed=0))
+
+    def cohort(self, name: str) -> Cohort:
+        """The main cohort, "uniform", or one of `ABLATIONS`; descendants of the first dataset's patients."""
+        splits = {s: self.splits[f"{self.first}:{s}"] for s in ("train", "validation")}
+        size, painter = self.config.synthetic, None
+        if name in ("half", "as_first"):
+            size = size // 2
+        if name != "warp":
+            painter = self.gaugan()
+        settings = synthesize.Settings(ABLATIONS.get(name, "uniform").replace("first", self.first), size,
+                                       1 if name == "half" else 0)
+        made_from = {"task": "cohort", "settings": dataclasses.asdict(settings), "gaugan": painter and painter.name,
+                     "data": [self.digests[f"{self.first}:{s}"] for s in splits]}
+
+        def work(folder: Path):
+            generator = load(painter) if painter else None
+            assert generator is None or isinstance(generator, Synthesizer)
+            synthesize.build(generator, splits, folder, settings, self.real_ef)
+
+        folder = self.stage(f"{name}_x", made_from, work, below="data/synthetic", inside=synthesize.VERSION)
+        return Cohort(folder, f"synthetic/{folder.parent.name}", self.out / "data")
+
+    def real_ef(self, name: str) -> np.ndarray:
+        return ef_percent(*self.splits[f"{name}:train"].volumes_ml.T)
+
+
+def evaluated(run: Path, split: data.Split) -> dict:
+    """A run on a split: metrics.json, predictions.csv and figures in RUN/evaluations; made once."""
+    folder = run / "evaluations" / split.name.replace("/", "_").replace(":", "_")
+    if not (folder / "metrics.json").exists():
+        report.evaluate(load(run), split, folder)
+    return json.loads((folder / "metrics.json").read_text())
+
+
+def results(stages: Stages) -> Iterator[tuple[str, str, int, Path]]:
+    """(experiment, dataset, seed, run) as each is ready; what answers the question comes first."""
+    config, datasets = stages.config, (stages.first, stages.second)
+    yield "RSO", stages.first, 0, stages.rso(stages.first, 0)
+    cohorts = ["uniform", *(ABLATIONS if config.ablations else ())]
+    for name in ("warp", "uniform") if config.ablations else ("uniform",):
+        pretrained = stages.sso(stages.cohort(name))
+        yield label("SSO", name), stages.first, 0, pretrained
+        yield label("RSP", name), stages.first, 0, stages.rsp(pretrained, stages.first, 0)
+    for seed in range(config.seeds):
+        for dataset in datasets:
+            yield "RSO", dataset, seed, stages.rso(dataset, seed)
+            yield "RSP", dataset, seed, stages.rsp(stages.sso(stages.cohort("uniform")), dataset, seed)
+    for seed in range(config.seeds):
+        run = stages.rsa(seed)
+        yield from (("RSA", dataset, seed, run) for dataset in datasets)
+    for name in cohorts:
+        pretrained = stages.sso(stages.cohort(name))
+        yield from ((label("SSO", name), dataset, 0, pretrained) for dataset in datasets)
+        for seed in range(config.seeds if name == "warp" else 1):
+            for dataset in datasets:
+                yield label("RSP", name), dataset, seed, stages.rsp(pretrained, dataset, seed)
+
+
+def label(experiment: str, cohort: str) -> str:
+    return experiment if cohort == "uniform" else f"{experiment}-{cohort}"
+
+
+def run(config: Experiment, *, preset: str, first: str, second: str, data_dir: Path, out: Path) -> dict:
+    """All stages, evaluated; the result so far is in OUT/experiment.json after each of them."""
+    stages = Stages(config, preset, first, second, data_dir, out)
+    found: dict[str, dict[str, dict[int, dict]]] = {first: {}, second: {}}
+    result = {}
+    for experiment, dataset, seed, path in results(stages):
+        evaluated(path, stages.splits[f"{dataset}:validation"])          # the deviations are recalibrated on it
+        metrics = evaluated(path, stages.splits[f"{dataset}:test"])
+        found[dataset].setdefault(experiment, {})[seed] = {
+            **metrics, "seed": seed, "run": str(path.relative_to(stages.out))}
+        result = {"settings": {"preset": preset, "first": first, "second": second, "commit": commit(),
+                               "config": dataclasses.asdict(config)},
+                  "datasets": {d: {e: [by[s] for s in sorted(by)] for e, by in es.items()} for d, es in found.items()}}
+        write_text(stages.out / "experiment.json", json.dumps(result, indent=2))
+        log.info("%s, %s, seed %d: EF RMSE %.1f", experiment, dataset, seed, metrics["ef"]["rmse"])
+    return result
+
+
+def short(dataset: str) -> str:
+    return dataset.replace("/", "_")
+
+
+def digest(made_from: dict) -> str:
+    return hashlib.sha256(json.dumps(made_from, sort_keys=True).encode()).hexdigest()[:10]
+
+
+def fingerprint(split: data.Split) -> str:
+    """Changes with any study of a split."""
+    total = hashlib.sha256(split.volumes_ml.tobytes())
+    for i in range(len(split)):
+        study = split.study(i)
+        total.update(study.study_id.encode())
+        total.update(np.ascontiguousarray(study.frames).tobytes())
+        total.update(b"" if study.masks is None else np.ascontiguousarray(study.masks).tobytes())
+    return total.hexdigest()[:16]
