@@ -44,7 +44,7 @@ def run(phantom_data, tmp_path_factory) -> Path:
 
 def test_help_everywhere():
     for words in ([], ["build"], ["train"], ["train", "sfera"], ["train", "gaugan"], ["evaluate"], ["predict"],
-                  ["show"], ["demo"], ["port"], ["port", "vgg"], ["port", "spade"]):
+                  ["show"], ["experiment"], ["demo"], ["port"], ["port", "vgg"], ["port", "spade"]):
         done = subprocess.run([sys.executable, "-m", "launch", *words, "--help"], capture_output=True, text=True,
                               check=False, timeout=120)
         assert done.returncode == 0, done.stderr

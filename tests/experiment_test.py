@@ -1,0 +1,97 @@
+"""The experiment's stages: stopped and started again it ends in the same numbers, and redoes only what it must."""
+
+import dataclasses
+import hashlib
+import json
+
+import pytest
+
+from cardiojax import experiment
+from cardiojax.config import EXPERIMENT_PRESETS
+from data_builders.phantom import phantom_dataset_builder as phantom
+from launch.cli import main
+
+CONFIG = dataclasses.replace(EXPERIMENT_PRESETS["tiny"], seeds=2)
+
+
+@pytest.fixture(scope="module")
+def two_datasets(tmp_path_factory):
+    data_dir = tmp_path_factory.mktemp("two")
+    before, phantom.SPLITS = phantom.SPLITS, {"train": (0, 8), "validation": (8, 4), "test": (12, 3)}
+    try:
+        assert main(["build", "phantom", "--data-dir", str(data_dir)]) == 0
+    finally:
+        phantom.SPLITS = before
+    return data_dir
+
+
+@pytest.fixture
+def work(monkeypatch):
+    """Stands in for trainings and cohorts: each leaves a number that follows from all that it was given. Stops where
+    `stop_at` of them are made."""
+    made, stop_at = [], [None]
+
+    def leave(folder, *given):
+        if len(made) == stop_at[0]:
+            raise KeyboardInterrupt
+        made.append((folder.parent if folder.name == "1.0.0" else folder).name.rpartition("_")[0])
+        folder.mkdir(parents=True)
+        (folder / "value").write_text(hashlib.sha256(repr(given).encode()).hexdigest()[:8])
+
+    def value(folder):
+        return folder and (folder / "value").read_text()
+
+    def train(config, *, run, seed, training, init=None, judge=None, data_dir, **_):
+        records = data_dir.parent / "data" / training.partition(":")[0] / "1.0.0"
+        leave(run, config.steps, seed, value(init), value(judge),
+              value(records) if training.startswith("synthetic") else training)
+
+    monkeypatch.setattr(experiment.sfera, "train", train)
+    monkeypatch.setattr(experiment.gaugan, "train", train)
+    monkeypatch.setattr(experiment, "load", value)
+    monkeypatch.setattr(experiment, "Synthesizer", str)
+    monkeypatch.setattr(experiment.synthesize, "build", lambda painter, splits, folder, settings, real_ef: leave(
+        folder, painter, settings))
+    monkeypatch.setattr(experiment, "evaluated", lambda run, split: {"ef": {"rmse": int(value(run), 16)},
+                                                                     "of": split.name})
+    return made, stop_at
+
+
+def test_stopped_is_unstopped_and_a_change_redoes_what_depends_on_it(two_datasets, tmp_path, work):
+    made, stop_at = work
+
+    def go(out, config=CONFIG):
+        return experiment.run(config, preset="tiny", first="phantom/dsb_like", second="phantom/ukb_like",
+                              data_dir=two_datasets, out=tmp_path / out)
+
+    whole, names = go("whole"), made.copy()
+    assert len(names) == len(set(names))
+    assert json.loads((tmp_path / "whole" / "experiment.json").read_text()) == whole
+    for results in whole["datasets"].values():
+        assert {e: len(seeds) for e, seeds in results.items()} == {
+            "RSO": 2, "RSA": 2, "SSO": 1, "RSP": 2, "SSO-half": 1, "RSP-half": 1, "SSO-as_first": 1,
+            "RSP-as_first": 1, "SSO-warp": 1, "RSP-warp": 2}
+        assert len({m["ef"]["rmse"] for seeds in results.values() for m in seeds}) == 14       # none is a copy
+
+    for stop_at[0] in (2, 9):
+        made.clear()
+        with pytest.raises(KeyboardInterrupt):
+            go(f"stopped{stop_at[0]}")
+        stop, stop_at[0] = stop_at[0], None
+        assert go(f"stopped{stop}") == whole
+        assert made == names
+
+    made.clear()
+    go("whole", dataclasses.replace(CONFIG, finetuning_rate=1e-4))
+    assert made == [n for n in names if n.startswith("rsp")]
+    made.clear()
+    go("whole", dataclasses.replace(CONFIG, seeds=3))
+    assert sorted(made) == sorted(["rso_phantom_dsb_like_2", "rso_phantom_ukb_like_2", "rsa_2", *(
+        f"rsp_{c}_phantom_{d}_2" for c in ("uniform", "warp") for d in ("dsb_like", "ukb_like"))])
+
+
+def test_bad_arguments_are_one_line(two_datasets, tmp_path, capsys):
+    words = ["experiment", "--preset", "tiny", "--data-dir", str(two_datasets), "--out", str(tmp_path), "--first"]
+    assert main([*words, "phantom/dsb_like", "--second", "phantom/dsb_like"]) == 2
+    assert main([*words, "nothing", "--second", "phantom/dsb_like"]) == 2
+    assert capsys.readouterr().err.count("cardiojax: error: ") == 2
