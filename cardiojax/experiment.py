@@ -18,6 +18,7 @@ import numpy as np
 from cardiojax import data, synthesize
 from cardiojax.config import Experiment
 from cardiojax.evaluate import report
+from cardiojax.evaluate.comparison import folder_name
 from cardiojax.generate import Synthesizer
 from cardiojax.predict import load
 from cardiojax.train import gaugan, sfera
@@ -34,13 +35,9 @@ ABLATIONS = {"half": "uniform", "as_first": "as:first", "warp": "uniform"}      
 class Cohort:
     """A cohort as a stage, and where its records open."""
 
-    folder: Path
-    spec: str              # "synthetic/CONFIG"
+    name: str
+    config: str            # opens as synthetic/CONFIG in data_dir
     data_dir: Path
-
-    @property
-    def name(self) -> str:
-        return self.folder.parent.name
 
 
 class Stages:
@@ -77,19 +74,18 @@ class Stages:
         return self.sfera(f"rsa_{seed}", f"{self.first}:train,{self.second}:train", seed)
 
     def sso(self, cohort: Cohort, seed: int = 0) -> Path:
-        """Synthetic studies only."""
+        """Synthetic studies only; watched on descendants of other patients."""
         settings = dataclasses.replace(self.config.sfera, steps=self.config.pretraining_steps,
                                        evaluate_every=min(self.config.pretraining_steps,
                                                           self.config.sfera.evaluate_every))
-        made_from = {"task": "sfera", "config": dataclasses.asdict(settings), "seed": seed, "cohort": cohort.name}
-        return self.stage(f"sso_{cohort.name.partition('_x')[0]}_{seed}", made_from, lambda run: sfera.train(
-            settings, preset=self.preset, training=f"{cohort.spec}:train", validation=f"{cohort.spec}:validation",
+        made_from = {"task": "sfera", "config": dataclasses.asdict(settings), "seed": seed, "cohort": cohort.config}
+        return self.stage(f"sso_{cohort.name}_{seed}", made_from, lambda run: sfera.train(
+            settings, preset=self.preset, training=f"synthetic/{cohort.config}:train", validation=None,
             data_dir=cohort.data_dir, run=run, seed=seed))
 
-    def rsp(self, pretrained: Path, dataset: str, seed: int) -> Path:
-        """A pretrained network finetuned on one real dataset."""
-        cohort = pretrained.name.removeprefix("sso_").rpartition("_")[0].rpartition("_")[0]
-        return self.sfera(f"rsp_{cohort}_{short(dataset)}_{seed}", f"{dataset}:train", seed, pretrained)
+    def rsp(self, cohort: Cohort, dataset: str, seed: int) -> Path:
+        """Pretrained on a cohort, then finetuned on one real dataset."""
+        return self.sfera(f"rsp_{cohort.name}_{short(dataset)}_{seed}", f"{dataset}:train", seed, self.sso(cohort))
 
     def sfera(self, name: str, training: str, seed: int, init: Path | None = None) -> Path:
         settings = self.config.sfera
@@ -134,8 +130,8 @@ class Stages:
             assert generator is None or isinstance(generator, Synthesizer)
             synthesize.build(generator, splits, folder, settings, self.real_ef)
 
-        folder = self.stage(f"{name}_x", made_from, work, below="data/synthetic", inside=synthesize.VERSION)
-        return Cohort(folder, f"synthetic/{folder.parent.name}", self.out / "data")
+        folder = self.stage(name, made_from, work, below="data/synthetic", inside=synthesize.VERSION)
+        return Cohort(name, folder.parent.name, self.out / "data")
 
     def real_ef(self, name: str) -> np.ndarray:
         return ef_percent(*self.splits[f"{name}:train"].volumes_ml.T)
@@ -143,7 +139,7 @@ class Stages:
 
 def evaluated(run: Path, split: data.Split) -> dict:
     """A run on a split: metrics.json, predictions.csv and figures in RUN/evaluations; made once."""
-    folder = run / "evaluations" / split.name.replace("/", "_").replace(":", "_")
+    folder = run / "evaluations" / folder_name(split.name)
     if not (folder / "metrics.json").exists():
         report.evaluate(load(run), split, folder)
     return json.loads((folder / "metrics.json").read_text())
@@ -155,22 +151,22 @@ def results(stages: Stages) -> Iterator[tuple[str, str, int, Path]]:
     yield "RSO", stages.first, 0, stages.rso(stages.first, 0)
     cohorts = ["uniform", *(ABLATIONS if config.ablations else ())]
     for name in ("warp", "uniform") if config.ablations else ("uniform",):
-        pretrained = stages.sso(stages.cohort(name))
-        yield label("SSO", name), stages.first, 0, pretrained
-        yield label("RSP", name), stages.first, 0, stages.rsp(pretrained, stages.first, 0)
+        cohort = stages.cohort(name)
+        yield label("SSO", name), stages.first, 0, stages.sso(cohort)
+        yield label("RSP", name), stages.first, 0, stages.rsp(cohort, stages.first, 0)
     for seed in range(config.seeds):
         for dataset in datasets:
             yield "RSO", dataset, seed, stages.rso(dataset, seed)
-            yield "RSP", dataset, seed, stages.rsp(stages.sso(stages.cohort("uniform")), dataset, seed)
+            yield "RSP", dataset, seed, stages.rsp(stages.cohort("uniform"), dataset, seed)
     for seed in range(config.seeds):
         run = stages.rsa(seed)
         yield from (("RSA", dataset, seed, run) for dataset in datasets)
     for name in cohorts:
-        pretrained = stages.sso(stages.cohort(name))
-        yield from ((label("SSO", name), dataset, 0, pretrained) for dataset in datasets)
+        cohort = stages.cohort(name)
+        yield from ((label("SSO", name), dataset, 0, stages.sso(cohort)) for dataset in datasets)
         for seed in range(config.seeds if name == "warp" else 1):
             for dataset in datasets:
-                yield label("RSP", name), dataset, seed, stages.rsp(pretrained, dataset, seed)
+                yield label("RSP", name), dataset, seed, stages.rsp(cohort, dataset, seed)
 
 
 def label(experiment: str, cohort: str) -> str:

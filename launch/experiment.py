@@ -1,6 +1,7 @@
 """`cardiojax experiment`: the paper's question, answered on two datasets."""
 
 import dataclasses
+import json
 from pathlib import Path
 from typing import Annotated
 
@@ -42,18 +43,25 @@ def main(argv: list[str]) -> int:
     except ValueError as error:
         raise InputError(str(error)) from None
     from cardiojax import experiment
+    from cardiojax.evaluate.comparison import compare
     from cardiojax.evaluate.metrics import MEASURES
+    from cardiojax.train.run import write_text
     from launch.evaluate import show
 
     if args.first == args.second:
         raise InputError(f"the two datasets are the same, {args.first}")
     result = experiment.run(args.settings, preset=args.preset, first=args.first, second=args.second,
                             data_dir=args.data_dir, out=args.out)
+    result["comparisons"] = compare(args.out, result["datasets"])
+    write_text(args.out / "experiment.json", json.dumps(result, indent=2))
     for dataset, experiments in result["datasets"].items():
-        rows = [["", "seeds", "EDV RMSE (ml)", "ESV RMSE (ml)", "EF RMSE (points)"]]
+        rows = [["", "seeds", "EDV RMSE (ml)", "ESV RMSE (ml)", "EF RMSE (points)", "EF, ratio to RSO [95 % CI]", ""]]
         for name, seeds in experiments.items():
+            ef = result["comparisons"][dataset][name].get("ef")
             rows.append([name, str(len(seeds)), *(
-                f"{sum(m[k]['rmse'] for m in seeds) / len(seeds):.1f}" for k in MEASURES)])
+                f"{sum(m[k]['rmse'] for m in seeds) / len(seeds):.1f}" for k in MEASURES), *(
+                (f"{ef['rmse_ratio']:.2f} [{ef['rmse_ratio_ci95'][0]:.2f}, {ef['rmse_ratio_ci95'][1]:.2f}]",
+                 ef["verdict"]) if ef else ("", ""))])
         show(rows, f"{dataset}:test")
     print(f"results: {args.out / 'experiment.json'}")
     return 0

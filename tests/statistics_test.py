@@ -1,0 +1,80 @@
+"""Statistics against published and hand-worked numbers."""
+
+import csv
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from cardiojax.evaluate import comparison, statistics
+
+
+def test_icc_of_shrout_and_fleiss():
+    """Their Table 1 has 6 targets and 4 judges; of two judges, by the formula on hand-worked mean squares."""
+    a, b = np.array([9.0, 6, 8, 7, 10, 6]), np.array([2.0, 1, 4, 1, 5, 2])
+    rows, columns, error = 4.683333, 80.083333, 0.683333        # mean squares of the two-way table
+    assert statistics.icc(a, b) == pytest.approx((rows - error) / (rows + error + 2 * (columns - error) / 6), abs=1e-5)
+    assert statistics.icc(a, a) == pytest.approx(1)
+    assert statistics.icc(a, a + 5) < 0.5                       # a bias is no agreement
+
+
+def test_compared_by_hand():
+    before = np.array([[4.0, -4, 4, -4, 5, 3, -2, 6]])
+    halved = statistics.compared(before, before / 2)
+    assert halved["rmse_ratio"] == pytest.approx(0.5)
+    assert halved["rmse_ratio_ci95"] == pytest.approx([0.5, 0.5])
+    assert halved["wilcoxon_p"] == pytest.approx(2 / 2**8)       # all eight are smaller: exact, two-sided
+    assert statistics.verdict(halved["rmse_ratio_ci95"]) == "helped"
+    assert statistics.verdict((0.9, 1.1)) == "not decided"
+    two_seeds = statistics.compared(np.vstack([before, before]), np.vstack([before, 0 * before]))
+    assert two_seeds["rmse_ratio"] == pytest.approx(np.sqrt(0.5))
+
+
+def test_crps_of_a_step():
+    """A certain prediction that is 6 ml off scores 6 / 600; a wide one is worse than a fitting one."""
+    one = np.ones(1)
+    assert statistics.crps(100.5 * one, 0 * one, 106.5 * one) == pytest.approx(6 / 600)
+    assert statistics.crps(100 * one, 10 * one, 105 * one) < statistics.crps(100 * one, 60 * one, 105 * one)
+
+
+def test_recalibrated_deviations_cover():
+    rng = np.random.default_rng(0)
+    std = rng.uniform(1, 3, 4000)
+    errors = 2.5 * std * rng.standard_normal(4000)
+    assert statistics.coverage(errors, std)["95%"] < 0.7
+    factor = statistics.recalibration(errors, std)
+    assert factor == pytest.approx(2.5, rel=0.05)
+    for level, share in zip((0.5, 0.8, 0.95), statistics.coverage(errors, factor * std).values(), strict=True):
+        assert share == pytest.approx(level, abs=0.02)
+    assert statistics.coverage(np.array([0.67, 0.68, 1.28, 1.29]), np.ones(4)) == {"50%": 0.25, "80%": 0.75, "95%": 1.0}
+    assert stats.norm.ppf(0.75) == pytest.approx(0.6745, abs=1e-4)
+
+
+def test_ef_classes_hold_their_upper_limit():
+    result = statistics.ef_classes(np.array([40.0, 41, 55, 70]), np.array([40.0, 39, 50, 60]))
+    assert result["counts"] == [[1, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 0], [0, 0, 0, 1]]
+    assert result["accuracy"] == 0.5
+
+
+def test_an_experiment_is_compared_on_the_same_studies(tmp_path):
+    """Errors of ± 10 points without and ± 5 with pretraining, in another order of the studies."""
+    def evaluated(run, error, reverse=False):
+        for split in ("test", "validation"):
+            folder = tmp_path / run / "evaluations" / f"d_{split}"
+            folder.mkdir(parents=True)
+            rows = [{"study_id": f"{i:02d}", **{c: 50 + error * (-1)**i for c in comparison.COLUMNS},
+                     **{f"true_{c}": 50 for c in comparison.COLUMNS}, **dict.fromkeys(comparison.STDS, 5)}
+                    for i in range(12)][::-1 if reverse else 1]
+            with (folder / "predictions.csv").open("w", newline="") as stream:
+                writer = csv.DictWriter(stream, rows[0])
+                writer.writeheader()
+                writer.writerows(rows)
+        return {"seed": 0, "run": run}
+
+    result = comparison.compare(tmp_path, {"d": {"RSO": [evaluated("a", 10)], "RSP": [evaluated("b", 5, True)]}})["d"]
+    assert "ef" not in result["RSO"]
+    assert result["RSP"]["ef"]["rmse_ratio"] == pytest.approx(0.5)
+    assert result["RSP"]["ef"]["verdict"] == "helped"
+    assert result["RSO"]["calibration"]["ef"]["factor"] == pytest.approx(2)
+    assert result["RSO"]["calibration"]["ef"]["coverage"]["80%"] == 0
+    assert result["RSO"]["calibration"]["ef"]["coverage_recalibrated"]["80%"] == 1
