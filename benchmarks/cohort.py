@@ -1,6 +1,7 @@
 """What a synthetic study costs: seconds for its masks and for its images, bytes on disk, seconds to read it back.
 
-    python benchmarks/cohort.py --gaugan runs/gaugan --data-dir data --real acdc --judge runs/sfera_acdc --json FILE
+    python benchmarks/cohort.py --gaugan runs/gaugan --data-dir data --real acdc --split validation \\
+        --judge runs/sfera_acdc --json FILE
 
 Measures the cohort that `cardiojax build synthetic` has made (its cohort.json), on some of its studies: also how far ED
 and ES differ outside of the heart, and the volumes that a SFERA trained on real images reads from them against those of

@@ -33,11 +33,10 @@ ABLATIONS = {"half": "uniform", "as_first": "as:first", "warp": "uniform"}      
 
 @dataclasses.dataclass(frozen=True)
 class Cohort:
-    """A cohort as a stage, and where its records open."""
+    """A cohort as a stage."""
 
     name: str
-    config: str            # opens as synthetic/CONFIG in data_dir
-    data_dir: Path
+    config: str            # opens as synthetic/CONFIG in OUT/data
 
 
 class Stages:
@@ -67,7 +66,7 @@ class Stages:
 
     def rso(self, dataset: str, seed: int) -> Path:
         """Real studies only."""
-        return self.sfera(f"rso_{short(dataset)}_{seed}", f"{dataset}:train", seed)
+        return self.sfera(f"rso_{folder_name(dataset)}_{seed}", f"{dataset}:train", seed)
 
     def rsa(self, seed: int) -> Path:
         """Both real datasets together, no pretraining."""
@@ -81,11 +80,12 @@ class Stages:
         made_from = {"task": "sfera", "config": dataclasses.asdict(settings), "seed": seed, "cohort": cohort.config}
         return self.stage(f"sso_{cohort.name}_{seed}", made_from, lambda run: sfera.train(
             settings, preset=self.preset, training=f"synthetic/{cohort.config}:train", validation=None,
-            data_dir=cohort.data_dir, run=run, seed=seed))
+            data_dir=self.out / "data", run=run, seed=seed))
 
     def rsp(self, cohort: Cohort, dataset: str, seed: int) -> Path:
         """Pretrained on a cohort, then finetuned on one real dataset."""
-        return self.sfera(f"rsp_{cohort.name}_{short(dataset)}_{seed}", f"{dataset}:train", seed, self.sso(cohort))
+        name = f"rsp_{cohort.name}_{folder_name(dataset)}_{seed}"
+        return self.sfera(name, f"{dataset}:train", seed, self.sso(cohort))
 
     def sfera(self, name: str, training: str, seed: int, init: Path | None = None) -> Path:
         settings = self.config.sfera
@@ -131,7 +131,7 @@ class Stages:
             synthesize.build(generator, splits, folder, settings, self.real_ef)
 
         folder = self.stage(name, made_from, work, below="data/synthetic", inside=synthesize.VERSION)
-        return Cohort(name, folder.parent.name, self.out / "data")
+        return Cohort(name, folder.parent.name)
 
     def real_ef(self, name: str) -> np.ndarray:
         return ef_percent(*self.splits[f"{name}:train"].volumes_ml.T)
@@ -189,10 +189,6 @@ def run(config: Experiment, *, preset: str, first: str, second: str, data_dir: P
         write_text(stages.out / "experiment.json", json.dumps(result, indent=2))
         log.info("%s, %s, seed %d: EF RMSE %.1f", experiment, dataset, seed, metrics["ef"]["rmse"])
     return result
-
-
-def short(dataset: str) -> str:
-    return dataset.replace("/", "_")
 
 
 def digest(made_from: dict) -> str:

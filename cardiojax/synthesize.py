@@ -61,9 +61,10 @@ def build(painter: Synthesizer | None, splits: Mapping[str, Split], folder: Path
     Returns what cohort.json holds. Raises InputError where the masks, the generator or the folder do not fit.
     """
     patients = {name: studies_with_masks(split) for name, split in splits.items()}
-    held = {int(label) for s in patients.values() for study in s for label in np.unique(study.masks)}
-    if painter is not None and (unknown := held - set(painter.labels)):
-        raise InputError(f"the masks hold label {min(unknown)}, which the generator {painter.path} never saw")
+    if painter is not None:
+        held = {int(label) for s in patients.values() for study in s for label in np.unique(study.masks)}
+        if unknown := held - set(painter.labels):
+            raise InputError(f"the masks hold label {min(unknown)}, which the generator {painter.path} never saw")
     cohort = planned(patients, painter, folder, settings, real_ef)
     chosen = {split: [Member(m["patient"], Recipe(*m["recipe"]), m["ef_percent"]) for m in members]
               for split, members in cohort["members"].items()}

@@ -6,12 +6,12 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float
 
+from cardiojax import predict
 from cardiojax.evaluate import statistics
 from cardiojax.evaluate.metrics import MEASURES
 
 BASELINE = "RSO"
-COLUMNS = ("edv_ml", "esv_ml", "ef_percent")
-STDS = ("edv_std_ml", "esv_std_ml", "ef_std_percent")
+COLUMNS, STDS = predict.COLUMNS[1:4], predict.COLUMNS[4:7]      # of EDV, ESV, EF, and of their deviations
 
 
 def compare(out: Path, datasets: dict) -> dict:
