@@ -220,7 +220,7 @@ EXPERIMENT_PRESETS = {
     "tiny": Experiment(
         sfera=dataclasses.replace(SFERA_PRESETS["tiny"], steps=150, evaluate_every=150),
         gaugan=dataclasses.replace(GAUGAN_PRESETS["tiny"], steps=150, evaluate_every=150),
-        pretraining_steps=150, own_features=True, synthetic=128, seeds=1),
+        pretraining_steps=150, finetuning_rate=3e-3, own_features=True, synthetic=128, seeds=1, ablations=False),
 }
 
 

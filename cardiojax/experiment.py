@@ -17,8 +17,9 @@ import numpy as np
 
 from cardiojax import data, synthesize
 from cardiojax.config import Experiment
-from cardiojax.evaluate import report
-from cardiojax.evaluate.comparison import folder_name
+from cardiojax.errors import DataError
+from cardiojax.evaluate import experiment_report, report
+from cardiojax.evaluate.comparison import compare, folder_name
 from cardiojax.generate import Synthesizer
 from cardiojax.predict import load
 from cardiojax.train import gaugan, sfera
@@ -39,12 +40,19 @@ class Cohort:
     config: str            # opens as synthetic/CONFIG in OUT/data
 
 
-class Stages:
-    """Makes each stage once, in the order in which they are asked for."""
+class NotMade(Exception):
+    """A stage that is not there and shall not be made."""
 
-    def __init__(self, config: Experiment, preset: str, first: str, second: str, data_dir: Path, out: Path):
+
+class Stages:
+    """Makes each stage once, in the order in which they are asked for; with `make` False they must be there."""
+
+    def __init__(self, config: Experiment, preset: str, first: str, second: str, data_dir: Path, out: Path,
+                 make: bool = True):
         self.config, self.preset, self.first, self.second = config, preset, first, second
-        self.data_dir, self.out = data_dir, out.absolute()
+        self.data_dir, self.out, self.make = data_dir, out.absolute(), make
+        self.paths: dict[str, str] = {}          # of the stages asked for, below `out`
+        self.cohorts: dict[str, dict[str, data.Split]] = {}
         self.splits = {f"{name}:{split}": data.open_split(f"{name}:{split}", data_dir)
                        for name in (first, second) for split in ("train", "validation", "test")}
         self.digests = {name: fingerprint(split) for name, split in self.splits.items()}
@@ -53,8 +61,11 @@ class Stages:
               inside: str = "") -> Path:
         """The folder of a stage; `work` makes it where it is not finished."""
         folder = self.out / below / f"{name}_{digest(made_from)}" / inside
+        self.paths[name] = str(folder.relative_to(self.out))
         if (folder / DONE).exists():
             return folder
+        if not self.make:
+            raise NotMade(name)
         log.info("stage %s → %s", name, folder.relative_to(self.out))
         began = time.monotonic()
         work(folder)
@@ -131,16 +142,22 @@ class Stages:
             synthesize.build(generator, splits, folder, settings, self.real_ef)
 
         folder = self.stage(name, made_from, work, below="data/synthetic", inside=synthesize.VERSION)
-        return Cohort(name, folder.parent.name)
+        cohort = Cohort(name, folder.parent.name)
+        if name not in self.cohorts:
+            self.cohorts[name] = {s: data.open_split(f"synthetic/{cohort.config}:{s}", self.out / "data")
+                                  for s in splits}
+        return cohort
 
     def real_ef(self, name: str) -> np.ndarray:
         return ef_percent(*self.splits[f"{name}:train"].volumes_ml.T)
 
 
-def evaluated(run: Path, split: data.Split) -> dict:
+def evaluated(run: Path, split: data.Split, make: bool = True) -> dict:
     """A run on a split: metrics.json, predictions.csv and figures in RUN/evaluations; made once."""
     folder = run / "evaluations" / folder_name(split.name)
     if not (folder / "metrics.json").exists():
+        if not make:
+            raise NotMade(str(folder))
         report.evaluate(load(run), split, folder)
     return json.loads((folder / "metrics.json").read_text())
 
@@ -173,21 +190,39 @@ def label(experiment: str, cohort: str) -> str:
     return experiment if cohort == "uniform" else f"{experiment}-{cohort}"
 
 
-def run(config: Experiment, *, preset: str, first: str, second: str, data_dir: Path, out: Path) -> dict:
-    """All stages, evaluated; the result so far is in OUT/experiment.json after each of them."""
-    stages = Stages(config, preset, first, second, data_dir, out)
+def run(config: Experiment, *, preset: str, first: str, second: str, data_dir: Path, out: Path, make: bool = True
+        ) -> dict:
+    """All stages, evaluated; the metrics so far are in OUT/experiment.json after each of them, at the end also the
+    comparisons, and report.html, table1.csv and figures/ beside it. With `make` False: of the stages that are there.
+
+    Raises DataError where a dataset is not there, or (`make` False) no training is finished.
+    """
+    stages = Stages(config, preset, first, second, data_dir, out, make)
     found: dict[str, dict[str, dict[int, dict]]] = {first: {}, second: {}}
-    result = {}
-    for experiment, dataset, seed, path in results(stages):
-        evaluated(path, stages.splits[f"{dataset}:validation"])          # the deviations are recalibrated on it
-        metrics = evaluated(path, stages.splits[f"{dataset}:test"])
-        found[dataset].setdefault(experiment, {})[seed] = {
-            **metrics, "seed": seed, "run": str(path.relative_to(stages.out))}
-        result = {"settings": {"preset": preset, "first": first, "second": second, "commit": commit(),
-                               "config": dataclasses.asdict(config)},
-                  "datasets": {d: {e: [by[s] for s in sorted(by)] for e, by in es.items()} for d, es in found.items()}}
-        write_text(stages.out / "experiment.json", json.dumps(result, indent=2))
-        log.info("%s, %s, seed %d: EF RMSE %.1f", experiment, dataset, seed, metrics["ef"]["rmse"])
+    synthetic = {}
+    result = {"settings": {"preset": preset, "first": first, "second": second, "commit": commit(),
+                           "config": dataclasses.asdict(config)}}
+    try:
+        for experiment, dataset, seed, path in results(stages):
+            evaluated(path, stages.splits[f"{dataset}:validation"], make)      # deviations are recalibrated on it
+            metrics = evaluated(path, stages.splits[f"{dataset}:test"], make)
+            found[dataset].setdefault(experiment, {})[seed] = {
+                **metrics, "seed": seed, "run": str(path.relative_to(stages.out))}
+            if experiment.startswith("SSO"):
+                cohort = experiment.partition("-")[2] or "uniform"
+                synthetic[experiment] = evaluated(path, stages.cohorts[cohort]["validation"], make)
+            result |= {"datasets": {d: {e: [by[s] for s in sorted(by)] for e, by in es.items()}
+                                    for d, es in found.items() if es},
+                       "synthetic_validation": synthetic, "stages": stages.paths}
+            write_text(stages.out / "experiment.json", json.dumps(result, indent=2))
+            log.info("%s, %s, seed %d: EF RMSE %.1f", experiment, dataset, seed, metrics["ef"]["rmse"])
+    except NotMade as missing:
+        log.warning("not there yet: %s and what comes after it", missing)
+    if "datasets" not in result:
+        raise DataError(f"no training of the experiment is finished in {out}")
+    result["comparisons"] = compare(stages.out, result["datasets"])
+    write_text(stages.out / "experiment.json", json.dumps(result, indent=2))
+    experiment_report.write(stages.out, result, stages.splits, stages.cohorts)
     return result
 
 

@@ -1,7 +1,6 @@
 """`cardiojax experiment`: the paper's question, answered on two datasets."""
 
 import dataclasses
-import json
 from pathlib import Path
 from typing import Annotated
 
@@ -18,7 +17,8 @@ class RunExperiment:
     (synthetic only), RSP (SSO finetuned on real), RSA (both real datasets), and the ablations, over several seeds.
 
     Every stage is a folder below OUT/stages: stopped at any moment, the same command goes on; after a changed setting
-    it redoes what depends on it. OUT/experiment.json holds what is known so far.
+    it redoes what depends on it. OUT/experiment.json holds what is known so far; at the end OUT gets report.html,
+    table1.csv and figures.
     """
 
     first: str
@@ -31,6 +31,8 @@ class RunExperiment:
     """Folder of the stages and results."""
     preset: str = "small"
     """Defaults of all settings below: paper (GPUs), small (2 CPU cores, about 8 hours), tiny (the phantom, minutes)."""
+    report_only: bool = False
+    """Train nothing; write the report of the stages that are there."""
     settings: Annotated[Experiment, tyro.conf.arg(name="")] = dataclasses.field(default_factory=Experiment)
 
 
@@ -43,25 +45,28 @@ def main(argv: list[str]) -> int:
     except ValueError as error:
         raise InputError(str(error)) from None
     from cardiojax import experiment
-    from cardiojax.evaluate.comparison import compare
-    from cardiojax.evaluate.metrics import MEASURES
-    from cardiojax.train.run import write_text
-    from launch.evaluate import show
 
     if args.first == args.second:
         raise InputError(f"the two datasets are the same, {args.first}")
     result = experiment.run(args.settings, preset=args.preset, first=args.first, second=args.second,
-                            data_dir=args.data_dir, out=args.out)
-    result["comparisons"] = compare(args.out, result["datasets"])
-    write_text(args.out / "experiment.json", json.dumps(result, indent=2))
-    for dataset, experiments in result["datasets"].items():
-        rows = [["", "seeds", "EDV RMSE (ml)", "ESV RMSE (ml)", "EF RMSE (points)", "EF, ratio to RSO [95 % CI]", ""]]
-        for name, seeds in experiments.items():
-            ef = result["comparisons"][dataset][name].get("ef")
-            rows.append([name, str(len(seeds)), *(
-                f"{sum(m[k]['rmse'] for m in seeds) / len(seeds):.1f}" for k in MEASURES), *(
-                (f"{ef['rmse_ratio']:.2f} [{ef['rmse_ratio_ci95'][0]:.2f}, {ef['rmse_ratio_ci95'][1]:.2f}]",
-                 ef["verdict"]) if ef else ("", ""))])
-        show(rows, f"{dataset}:test")
-    print(f"results: {args.out / 'experiment.json'}")
+                            data_dir=args.data_dir, out=args.out, make=not args.report_only)
+    tell(result, args.out)
     return 0
+
+
+def tell(result: dict, out: Path):
+    """The result so far on the terminal: a table for each dataset, the verdicts, where the report lies."""
+    from cardiojax.evaluate.comparison import ordered
+    from cardiojax.evaluate.experiment_report import interval, verdict
+    from cardiojax.evaluate.metrics import MEASURES
+    from launch.evaluate import show
+
+    for dataset, found in result["comparisons"].items():
+        rows = [["", "seeds", "EDV RMSE (ml)", "ESV RMSE (ml)", "EF RMSE (points)", "EF, ratio to RSO [95 % CI]", ""]]
+        for name in ordered(found):
+            summary, against = found[name]["summary"], found[name].get("against")
+            rows.append([name, str(len(summary["seeds"])), *(f"{summary[k]['rmse']:.1f}" for k in MEASURES),
+                         *((interval(against["ef"]), against["ef"]["verdict"]) if against else ("", ""))])
+        show(rows, f"{dataset}:test")
+        print(verdict(dataset, found))
+    print(f"report: {out / 'report.html'}")

@@ -1,17 +1,23 @@
-"""The experiment's stages: stopped and started again it ends in the same numbers, and redoes only what it must."""
+"""The experiment: stopped and started again it ends in the same numbers, and redoes only what it must; its report."""
 
+import csv
 import dataclasses
 import hashlib
 import json
+import re
+import shutil
 
+import numpy as np
 import pytest
 
 from cardiojax import experiment
 from cardiojax.config import EXPERIMENT_PRESETS
+from cardiojax.predict import Prediction
+from cardiojax.units import ef_percent
 from data_builders.phantom import phantom_dataset_builder as phantom
 from launch.cli import main
 
-CONFIG = dataclasses.replace(EXPERIMENT_PRESETS["tiny"], seeds=2)
+CONFIG = dataclasses.replace(EXPERIMENT_PRESETS["tiny"], seeds=2, ablations=True)
 
 
 @pytest.fixture(scope="module")
@@ -52,8 +58,12 @@ def work(monkeypatch):
     monkeypatch.setattr(experiment, "Synthesizer", str)
     monkeypatch.setattr(experiment.synthesize, "build", lambda painter, splits, folder, settings, real_ef: leave(
         folder, painter, settings))
-    monkeypatch.setattr(experiment, "evaluated", lambda run, split: {"ef": {"rmse": int(value(run), 16)},
-                                                                     "of": split.name})
+    monkeypatch.setattr(experiment.data, "open_split", lambda spec, folder, real=experiment.data.open_split: (
+        spec if spec.startswith("synthetic") else real(spec, folder)))
+    monkeypatch.setattr(experiment, "evaluated", lambda run, split, make: {
+        "ef": {"rmse": int(value(run), 16)}, "of": split if isinstance(split, str) else split.name})
+    monkeypatch.setattr(experiment, "compare", lambda out, datasets: {})
+    monkeypatch.setattr(experiment.experiment_report, "write", lambda *_: None)
     return made, stop_at
 
 
@@ -88,6 +98,61 @@ def test_stopped_is_unstopped_and_a_change_redoes_what_depends_on_it(two_dataset
     go("whole", dataclasses.replace(CONFIG, seeds=3))
     assert sorted(made) == sorted(["rso_phantom_dsb_like_2", "rso_phantom_ukb_like_2", "rsa_2", *(
         f"rsp_{c}_phantom_{d}_2" for c in ("uniform", "warp") for d in ("dsb_like", "ukb_like"))])
+
+
+class Oracle:
+    """Knows the truth, to an error that pretraining halves; alternating in sign, so that it is not the truth's SD."""
+
+    def __init__(self, run):
+        self.path, self.settings, self.mean_predictor = run, {"seed": 0}, np.array([150.0, 60, 60])
+        self.error = 0.1 if run.name.startswith("rsp_uniform") else 0.2
+
+    def predict_split(self, split):
+        for i in range(len(split)):
+            study = split.study(i)
+            edv, esv = study.volumes_ml * (1 + self.error * np.array([0.1, (-1)**i]))
+            yield study, Prediction(study.study_id, edv, esv, float(ef_percent(edv, esv)), 5.0, 5.0, 4.0)
+
+
+@pytest.mark.slow
+def test_the_report_says_what_was_found(two_datasets, tmp_path, monkeypatch):
+    def train(config, *, run, **_):
+        run.mkdir(parents=True)
+        lines = [{"step": i, "kind": "train", "volume_rmse": 1 / i} for i in (1, 2)]
+        watched = {f"{m}_{k}": 1.0 for m in ("edv", "esv", "ef") for k in ("rmse", "r", "rmse_mean_predictor")}
+        lines.append({"step": 2, "kind": "validation", **watched})
+        (run / "metrics.jsonl").write_text("\n".join(map(json.dumps, lines)))
+        np.savez(run / "model.npz", **{"params/a": np.zeros(1234)})
+
+    def paint(painter, splits, folder, *_):
+        shutil.copytree(two_datasets / "phantom" / "dsb_like" / "1.0.0", folder)
+
+    monkeypatch.setattr(experiment, "ABLATIONS", {"warp": "uniform"})
+    for module in ("sfera", "gaugan"):
+        monkeypatch.setattr(getattr(experiment, module), "train", train)
+    monkeypatch.setattr(experiment.synthesize, "build", paint)
+    monkeypatch.setattr(experiment, "Synthesizer", Oracle)
+    monkeypatch.setattr(experiment, "load", Oracle)
+    words = ["experiment", "--preset", "tiny", "--first", "phantom/dsb_like", "--second", "phantom/ukb_like",
+             "--data-dir", str(two_datasets), "--out", str(tmp_path)]
+    assert main([*words, "--report-only"]) == 2                     # nothing is there yet
+    assert main([*words, "--ablations"]) == 0
+
+    found = json.loads((tmp_path / "experiment.json").read_text())["comparisons"]["phantom/dsb_like"]
+    assert found["RSP"]["against"]["esv"]["rmse_ratio"] == pytest.approx(0.5, abs=0.01)
+    assert found["RSP-warp"]["against"]["esv"]["rmse_ratio"] == pytest.approx(1)
+    page = (tmp_path / "report.html").read_text()
+    assert "pretraining on the synthetic cohort helped" in page
+    assert "the generator earns its keep" in page
+    assert "1,234 parameters" in page
+    assert len(re.findall(r'src="data:image/(?:png|svg\+xml);base64,', page)) == page.count("<img") == 9
+    assert "http" not in re.sub(r'src="[^"]*"', "", page)           # self-contained
+    with (tmp_path / "table1.csv").open(newline="") as stream:
+        rows = {(row["dataset"], row["experiment"]): row for row in csv.DictReader(stream)}
+    esv = rows["phantom/dsb_like", "RSP"]["esv_rmse"], rows["phantom/dsb_like", "RSO"]["esv_rmse"]
+    assert float(esv[0]) == pytest.approx(float(esv[1]) / 2, rel=0.01)
+    assert rows["Dataset 1 (DSB)", "Gheorghiță 2022, RSP"]["ef_rmse"] == "3.7"
+    assert {f.suffix for f in (tmp_path / "figures").iterdir()} == {".png", ".svg"}
 
 
 def test_bad_arguments_are_one_line(two_datasets, tmp_path, capsys):

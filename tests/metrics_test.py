@@ -55,3 +55,12 @@ def test_ef_deviation_meets_sampling():
     covariance = [[36, 0.6 * 27], [0.6 * 27, 4.5**2]]
     edv, esv = np.random.default_rng(0).multivariate_normal([150, 60], covariance, 400_000).T
     assert ef_std == pytest.approx((100 * (1 - esv / edv)).std(), rel=0.02)
+
+
+def test_an_undefined_ef_is_counted_and_left_out():
+    result = agreement(np.array([50.0, np.nan, 64]), np.array([50.0, 60, 60]))
+    assert result["undefined"] == 1
+    assert result["rmse"] == pytest.approx(8**0.5)
+    nothing = agreement(np.array([np.nan]), np.array([50.0]))
+    assert np.isnan(nothing["rmse"])
+    assert nothing["undefined"] == 1

@@ -6,16 +6,16 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from cardiojax.evaluate import comparison, statistics
+from cardiojax.evaluate import comparison, metrics, statistics
 
 
 def test_icc_of_shrout_and_fleiss():
     """Their Table 1 has 6 targets and 4 judges; of two judges, by the formula on hand-worked mean squares."""
     a, b = np.array([9.0, 6, 8, 7, 10, 6]), np.array([2.0, 1, 4, 1, 5, 2])
     rows, columns, error = 4.683333, 80.083333, 0.683333        # mean squares of the two-way table
-    assert statistics.icc(a, b) == pytest.approx((rows - error) / (rows + error + 2 * (columns - error) / 6), abs=1e-5)
-    assert statistics.icc(a, a) == pytest.approx(1)
-    assert statistics.icc(a, a + 5) < 0.5                       # a bias is no agreement
+    assert metrics.icc(a, b) == pytest.approx((rows - error) / (rows + error + 2 * (columns - error) / 6), abs=1e-5)
+    assert metrics.icc(a, a) == pytest.approx(1)
+    assert metrics.icc(a, a + 5) < 0.5                       # a bias is no agreement
 
 
 def test_compared_by_hand():
@@ -24,7 +24,7 @@ def test_compared_by_hand():
     assert halved["rmse_ratio"] == pytest.approx(0.5)
     assert halved["rmse_ratio_ci95"] == pytest.approx([0.5, 0.5])
     assert halved["wilcoxon_p"] == pytest.approx(2 / 2**8)       # all eight are smaller: exact, two-sided
-    assert statistics.verdict(halved["rmse_ratio_ci95"]) == "helped"
+    assert statistics.verdict(halved["rmse_ratio_ci95"]) == "better"
     assert statistics.verdict((0.9, 1.1)) == "not decided"
     two_seeds = statistics.compared(np.vstack([before, before]), np.vstack([before, 0 * before]))
     assert two_seeds["rmse_ratio"] == pytest.approx(np.sqrt(0.5))
@@ -69,12 +69,15 @@ def test_an_experiment_is_compared_on_the_same_studies(tmp_path):
                 writer = csv.DictWriter(stream, rows[0])
                 writer.writeheader()
                 writer.writerows(rows)
-        return {"seed": 0, "run": run}
+        figures = metrics.agreement(np.array([50.0 + error, 50 - error]), np.array([50.0, 50]))
+        return {"seed": 0, "run": run, **dict.fromkeys(metrics.MEASURES, figures)}
 
     result = comparison.compare(tmp_path, {"d": {"RSO": [evaluated("a", 10)], "RSP": [evaluated("b", 5, True)]}})["d"]
-    assert "ef" not in result["RSO"]
-    assert result["RSP"]["ef"]["rmse_ratio"] == pytest.approx(0.5)
-    assert result["RSP"]["ef"]["verdict"] == "helped"
+    assert "against" not in result["RSO"]
+    assert result["RSP"]["summary"]["ef"]["rmse"] == pytest.approx(5)
+    assert result["RSP"]["summary"]["ef"]["mae_ci95"] == pytest.approx([5, 5])
+    assert result["RSP"]["against"]["ef"]["rmse_ratio"] == pytest.approx(0.5)
+    assert result["RSP"]["against"]["ef"]["verdict"] == "better"
     assert result["RSO"]["calibration"]["ef"]["factor"] == pytest.approx(2)
     assert result["RSO"]["calibration"]["ef"]["coverage"]["80%"] == 0
     assert result["RSO"]["calibration"]["ef"]["coverage_recalibrated"]["80%"] == 1

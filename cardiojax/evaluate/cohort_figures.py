@@ -24,9 +24,7 @@ def draw(real: Mapping[str, Split], synthetic: Mapping[str, Split], folder: Path
     split = next(iter(synthetic))
     ancestors = (real[split].study(i) for i in range(len(real[split])))
     workflow(next(s for s in ancestors if s.masks is not None and s.masks.any()), folder / "fig2_workflow.png")
-    efs = units.ef_percent(*synthetic[split].volumes_ml.T)
-    stacks([synthetic[split].study(int(np.abs(efs - wanted).argmin())) for wanted in STACK_EFS],
-           folder / "fig3_stacks.png")
+    stacks(synthetic[split], folder / "fig3_stacks.png")
 
 
 def ef_histograms(real: Mapping[str, Split], synthetic: Mapping[str, Split], file: Path):
@@ -59,8 +57,10 @@ def workflow(study: Study, file: Path):
     save(figure, file)
 
 
-def stacks(studies: list[Study], file: Path):
-    """Fig. 3: slices from base to apex, ED above ES."""
+def stacks(split: Split, file: Path):
+    """Fig. 3: three studies of different EF, slices from base to apex, ED above ES."""
+    efs = units.ef_percent(*split.volumes_ml.T)
+    studies = [split.study(int(np.abs(efs - wanted).argmin())) for wanted in STACK_EFS]
     figure, axes = plt.subplots(2 * len(studies), SLICES, figsize=(1.5 * SLICES, 3.1 * len(studies)),
                                 layout="constrained")
     for i, study in enumerate(studies):

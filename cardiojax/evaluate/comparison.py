@@ -1,6 +1,7 @@
 """The experiment's answer: each way of pretraining against none, on the same test studies."""
 
 import csv
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -8,26 +9,40 @@ from jaxtyping import Float
 
 from cardiojax import predict
 from cardiojax.evaluate import statistics
-from cardiojax.evaluate.metrics import MEASURES
+from cardiojax.evaluate.metrics import MEASURES, bootstrap_ci95
 
-BASELINE = "RSO"
+BASELINE, PRETRAINED, WARPED = "RSO", "RSP", "RSP-warp"
 COLUMNS, STDS = predict.COLUMNS[1:4], predict.COLUMNS[4:7]      # of EDV, ESV, EF, and of their deviations
+MAIN = (BASELINE, "SSO", PRETRAINED, "RSA")
+FEWEST = 5                 # studies of low EF that a comparison needs
+
+Predictions = dict[str, Float[np.ndarray, "n 3"]]
 
 
 def compare(out: Path, datasets: dict) -> dict:
-    """`datasets` of an experiment's result → by dataset and experiment: `statistics.compared` of every measure and the
-    verdict in a word, over the seeds that it shares with RSO; and the calibration of its deviations, seed 0."""
+    """`datasets` of an experiment's result → by dataset and experiment: a `summary` over its seeds; `against` RSO, over
+    the seeds that both have; its deviations' `calibration`, seed 0. RSP is also compared `against_warp`."""
     found = {}
     for dataset, experiments in datasets.items():
-        errors = {name: {m["seed"]: predictions(out / m["run"], f"{dataset}:test") for m in seeds}
-                  for name, seeds in experiments.items()}
-        found[dataset] = {name: {**against(errors[BASELINE], by_seed), "calibration": calibrated(
-            predictions(out / experiments[name][0]["run"], f"{dataset}:validation"), by_seed[min(by_seed)])}
-            for name, by_seed in errors.items()}
+        by_seed = {name: {m["seed"]: predictions(out / m["run"], f"{dataset}:test") for m in seeds}
+                   for name, seeds in experiments.items()}
+        found[dataset] = {name: {
+            "summary": summary(experiments[name], by_seed[name]),
+            "calibration": calibrated(predictions(out / experiments[name][0]["run"], f"{dataset}:validation"),
+                                      by_seed[name][min(by_seed[name])]),
+            **({} if name == BASELINE else {"against": against(by_seed[BASELINE], by_seed[name])}),
+            **({"against_warp": against(by_seed[WARPED], by_seed[name])}
+               if name == PRETRAINED and WARPED in by_seed else {})} for name in experiments}
     return found
 
 
-def predictions(run: Path, split: str) -> dict[str, Float[np.ndarray, "n 3"]]:
+def ordered(experiments: Iterable[str]) -> list[str]:
+    """As the paper's Table 1 has them, the ablations below."""
+    found = set(experiments)
+    return [*(e for e in MAIN if e in found), *sorted(found - set(MAIN))]
+
+
+def predictions(run: Path, split: str) -> Predictions:
     """Predictions, truths and deviations of EDV, ESV (ml) and EF (percent), from an evaluation's predictions.csv."""
     with (run / "evaluations" / folder_name(split) / "predictions.csv").open(newline="") as stream:
         rows = sorted(csv.DictReader(stream), key=lambda row: row["study_id"])
@@ -39,26 +54,46 @@ def folder_name(split: str) -> str:
     return split.replace("/", "_").replace(":", "_")
 
 
-def against(baseline: dict[int, dict], seeds: dict[int, dict]) -> dict:
-    shared = sorted(set(baseline) & set(seeds))
-    before, after = (np.stack([by[s]["predicted"] - by[s]["truth"] for s in shared]) for by in (baseline, seeds))
-    result = {"seeds": shared}
-    if baseline is not seeds:
-        for k, name in enumerate(MEASURES):
-            result[name] = statistics.compared(before[:, :, k], after[:, :, k])
-            result[name]["verdict"] = statistics.verdict(result[name]["rmse_ratio_ci95"])
+def errors(seeds: list[Predictions]) -> Float[np.ndarray, "k n 3"]:
+    return np.stack([p["predicted"] - p["truth"] for p in seeds])
+
+
+def summary(metrics: list[dict], by_seed: dict[int, Predictions]) -> dict:
+    """Means over the seeds; the interval of the MAE is of the studies, each by its mean over the seeds."""
+    absolute = np.abs(errors(list(by_seed.values()))).mean(axis=0)
+    return {"seeds": sorted(by_seed), "n": len(absolute), **{name: {
+        **{key: float(np.mean([m[name][key] for m in metrics])) for key in ("rmse", "sd", "mae", "r")},
+        "mae_ci95": bootstrap_ci95(absolute[np.isfinite(absolute[:, k]), k]),
+        "rmse_of_seeds": [m[name]["rmse"] for m in metrics]} for k, name in enumerate(MEASURES)}}
+
+
+def against(baseline: dict[int, Predictions], other: dict[int, Predictions]) -> dict:
+    """`statistics.compared` and the verdict for each measure, and for EF on the studies of low EF."""
+    shared = sorted(set(baseline) & set(other))
+    before, after = (errors([by[s] for s in shared]) for by in (baseline, other))
+    result = {"seeds": shared, **{name: decided(before[:, :, k], after[:, :, k]) for k, name in enumerate(MEASURES)}}
+    low = other[shared[0]]["truth"][:, 2] < 40
+    if low.sum() >= FEWEST:
+        result["ef_below_40"] = {**decided(before[:, low, 2], after[:, low, 2]), "n": int(low.sum())}
     return result
 
 
-def calibrated(validation: dict, test: dict) -> dict:
+def decided(before: Float[np.ndarray, "k n"], after: Float[np.ndarray, "m n"]) -> dict:
+    result = statistics.compared(before, after)
+    return {**result, "verdict": statistics.verdict(result["rmse_ratio_ci95"])}
+
+
+def calibrated(validation: Predictions, test: Predictions) -> dict:
     """Coverage on the test studies before and after a factor fitted on the validation studies."""
     result = {}
     for k, name in enumerate(MEASURES):
-        factor = statistics.recalibration(validation["predicted"][:, k] - validation["truth"][:, k],
-                                          validation["std"][:, k])
-        error, std = test["predicted"][:, k] - test["truth"][:, k], test["std"][:, k]
+        (before, before_std), (error, std) = (
+            tuple(a[np.isfinite(p["predicted"][:, k]), k] for a in (p["predicted"] - p["truth"], p["std"]))
+            for p in (validation, test))
+        factor = statistics.recalibration(before, before_std)
         result[name] = {"factor": factor, "coverage": statistics.coverage(error, std),
                         "coverage_recalibrated": statistics.coverage(error, factor * std)}
         if name != "ef":
-            result[name]["crps"] = statistics.crps(test["predicted"][:, k], factor * std, test["truth"][:, k])
+            result[name]["crps"] = statistics.crps(test["predicted"][:, k], factor * test["std"][:, k],
+                                                   test["truth"][:, k])
     return result

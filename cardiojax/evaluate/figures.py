@@ -1,5 +1,6 @@
 """Agreement as pictures: scatter (paper, Fig. 4) and Bland–Altman (Fig. 5); synthetic beside real images."""
 
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import matplotlib
@@ -7,6 +8,7 @@ import numpy as np
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt
+from matplotlib.axes import Axes
 
 from cardiojax.evaluate.metrics import agreement
 
@@ -14,31 +16,38 @@ MASK_COLOURS = np.array([(20, 20, 28), (214, 64, 69), (88, 180, 110), (66, 120, 
 TITLES = ("EDV (ml)", "ESV (ml)", "EF (%)")
 
 
-def scatter(predicted: np.ndarray, truth: np.ndarray, file: Path):
-    """Predicted against true; columns EDV, ESV (ml), EF (percent), (N, 3) each."""
-    figure, axes = plt.subplots(1, 3, figsize=(11, 3.8), layout="constrained")
-    for k, axis in enumerate(axes):
-        result = agreement(predicted[:, k], truth[:, k])
-        low = min(predicted[:, k].min(), truth[:, k].min())
-        high = max(predicted[:, k].max(), truth[:, k].max())
-        axis.plot([low, high], [low, high], color="0.6", linewidth=1)
-        axis.scatter(truth[:, k], predicted[:, k], s=14, alpha=0.7)
-        axis.set(title=f"{TITLES[k]}: RMSE {result['rmse']:.1f}, r {result['r']:.2f}", xlabel="true",
-                 ylabel="predicted")
-        axis.set_aspect("equal")
-    save(figure, file)
+Pairs = Mapping[str, tuple[np.ndarray, np.ndarray]]     # title → predicted and true EDV, ESV (ml), EF (percent): (N, 3)
 
 
-def bland_altman(predicted: np.ndarray, truth: np.ndarray, file: Path):
-    """Error against the mean of both, with bias and mean ± 1.96 SD."""
-    figure, axes = plt.subplots(1, 3, figsize=(11, 3.4), layout="constrained")
-    for k, axis in enumerate(axes):
-        result = agreement(predicted[:, k], truth[:, k])
-        axis.scatter((predicted[:, k] + truth[:, k]) / 2, predicted[:, k] - truth[:, k], s=14, alpha=0.7)
+def scatter(pairs: Pairs, file: Path):
+    """Predicted against true, a row of EDV, ESV and EF for each of `pairs`."""
+    for axis, name, predicted, truth in _panels(pairs, 3.8, file):
+        result = agreement(predicted, truth)
+        ends = [min(np.nanmin(predicted), truth.min()), max(np.nanmax(predicted), truth.max())]
+        axis.plot(ends, ends, color="0.6", linewidth=1)
+        axis.scatter(truth, predicted, s=14, alpha=0.7)
+        axis.set(title=f"{name}: RMSE {result['rmse']:.1f}, r {result['r']:.2f}", xlabel="true", ylabel="predicted")
+        axis.set_box_aspect(1)
+
+
+def bland_altman(pairs: Pairs, file: Path):
+    """Error against the mean of both, with bias and mean ± 1.96 SD; a row of EDV, ESV and EF for each of `pairs`."""
+    for axis, name, predicted, truth in _panels(pairs, 3.4, file):
+        result = agreement(predicted, truth)
+        axis.scatter((predicted + truth) / 2, predicted - truth, s=14, alpha=0.7)
         for value, style in ((result["bias"], "-"), *((limit, "--") for limit in result["loa"])):
             if np.isfinite(value):
                 axis.axhline(value, color="0.4", linestyle=style, linewidth=1)
-        axis.set(title=f"{TITLES[k]}: bias {result['bias']:+.1f}", xlabel="mean of both", ylabel="predicted − true")
+        axis.set(title=f"{name}: bias {result['bias']:+.1f}", xlabel="mean of both", ylabel="predicted − true")
+
+
+def _panels(pairs: Pairs, height: float, file: Path) -> Iterator[tuple[Axes, str, np.ndarray, np.ndarray]]:
+    """Axes to draw on, one after the other; saved after the last."""
+    figure, axes = plt.subplots(len(pairs), 3, figsize=(11, height * len(pairs)), layout="constrained", squeeze=False,
+                                sharex="col", sharey="col")
+    for row, (title, (predicted, truth)) in zip(axes, pairs.items(), strict=True):
+        for k, axis in enumerate(row):
+            yield axis, f"{title} {TITLES[k]}".strip(), predicted[:, k], truth[:, k]
     save(figure, file)
 
 
@@ -51,5 +60,7 @@ def sample_grid(masks: np.ndarray, fakes: np.ndarray, reals: np.ndarray) -> np.n
 
 
 def save(figure, file: Path):
+    """As PNG under the name given, and as SVG beside it."""
     figure.savefig(file, dpi=130)
+    figure.savefig(file.with_suffix(".svg"))
     plt.close(figure)

@@ -3,6 +3,7 @@
 import dataclasses
 
 import numpy as np
+from jaxtyping import Float
 from scipy import ndimage, stats
 
 from cardiojax.units import ef_percent
@@ -43,32 +44,54 @@ class Accumulator:
 
 
 def rmse(predicted: np.ndarray, truth: np.ndarray) -> float:
-    return float(np.sqrt(np.mean((predicted - truth) ** 2)))
+    return float(np.sqrt(np.mean((predicted - truth) ** 2))) if len(truth) else float("nan")
 
 
 def agreement(predicted: np.ndarray, truth: np.ndarray) -> dict:
-    """RMSE, SD of the errors, MAE with bootstrapped 95 % CI, Pearson r, Bland–Altman bias and limits (± 1.96 SD).
+    """RMSE, SD of the errors, MAE with bootstrapped 95 % CI, Pearson r with p, ICC(2,1), Bland–Altman bias and limits
+    (± 1.96 SD).
 
-    What one study cannot have (SD, r) is NaN.
+    Predictions that are not finite (the EF of a predicted EDV ≤ 0) are left out and counted as `undefined`. What the
+    rest cannot have (SD, r of one study) is NaN.
     """
+    defined = np.isfinite(predicted)
+    predicted, truth = predicted[defined], truth[defined]
     error = predicted - truth
     several = len(error) > 1
     sd = float(error.std(ddof=1)) if several else float("nan")
     spread = several and predicted.std() > 0 and truth.std() > 0
-    bias = float(error.mean())
+    r = stats.pearsonr(predicted, truth) if spread else None
+    bias = float(error.mean()) if len(error) else float("nan")
     return {
         "rmse": rmse(predicted, truth),
         "sd": sd,
-        "mae": float(np.abs(error).mean()),
+        "mae": float(np.abs(error).mean()) if len(error) else float("nan"),
         "mae_ci95": bootstrap_ci95(np.abs(error)),
-        "r": float(stats.pearsonr(predicted, truth).statistic) if spread else float("nan"),
+        "r": float(r.statistic) if r else float("nan"),
+        "r_p": float(r.pvalue) if r else float("nan"),
+        "icc": icc(predicted, truth) if spread else float("nan"),
         "bias": bias,
         "loa": [bias - 1.96 * sd, bias + 1.96 * sd],
+        "undefined": int((~defined).sum()),
     }
+
+
+def icc(a: Float[np.ndarray, " n"], b: Float[np.ndarray, " n"]) -> float:
+    """ICC(2,1), two-way random effects, absolute agreement, single rater (Shrout and Fleiss 1979)."""
+    ratings = np.stack([a, b], axis=1)
+    n, k = ratings.shape
+    mean = ratings.mean()
+    rows = k * ((ratings.mean(1) - mean)**2).sum() / (n - 1)
+    columns = n * ((ratings.mean(0) - mean)**2).sum() / (k - 1)
+    total = ((ratings - mean)**2).sum()
+    error = (total - rows * (n - 1) - columns * (k - 1)) / ((n - 1) * (k - 1))
+    return float((rows - error) / (rows + (k - 1) * error + k * (columns - error) / n))
 
 
 def bootstrap_ci95(values: np.ndarray) -> list[float]:
     """Percentile bootstrap of the mean, 2,000 draws with a fixed seed."""
+    if not len(values):
+        return [float("nan")] * 2
     draws = np.random.default_rng(0).integers(len(values), size=(BOOTSTRAPS, len(values)))
     return [float(q) for q in np.quantile(values[draws].mean(axis=1), [0.025, 0.975])]
 

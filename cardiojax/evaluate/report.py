@@ -2,20 +2,20 @@
 
 import base64
 import csv
-import html
 import json
 from pathlib import Path
 
+import jinja2
 import numpy as np
 from PIL import Image
 
 from cardiojax.data import Split
-from cardiojax.evaluate import figures
-from cardiojax.evaluate.metrics import MEASURES, Accumulator, with_ef
+from cardiojax.evaluate import figures, statistics
+from cardiojax.evaluate.metrics import MEASURES, Accumulator, agreement, with_ef
 from cardiojax.evaluate.synthesis import Judge
 from cardiojax.frames import Frames
 from cardiojax.generate import Synthesizer
-from cardiojax.predict import COLUMNS, Predictor
+from cardiojax.predict import Predictor
 from cardiojax.preprocess import SIZE_PX
 from cardiojax.train.gaugan import PREVIEWS
 from cardiojax.train.run import commit, write_text
@@ -33,16 +33,22 @@ def evaluate(predictor: Predictor, split: Split, out: Path) -> dict:
         accumulator.add(np.array([[p.edv_ml, p.esv_ml]]), study.volumes_ml[None])
         true = with_ef(np.asarray(study.volumes_ml, np.float64)[None])[0]
         rows.append({**p.row(), **{f"true_{name}": f"{v:.2f}" for name, v in
-                                   zip(("edv_ml", "esv_ml", "ef_percent"), true, strict=True)}})
-    result = {**accumulator.result(), "n": len(rows), "run": str(predictor.path), "data": split.name,
+                                   zip(("edv_ml", "esv_ml", "ef_percent"), true, strict=True)},
+                     "slices": len(study), "slice_spacing_mm": f"{study.slice_spacing_mm:g}"})
+    predicted, truth = (with_ef(np.concatenate(v)) for v in (accumulator.predicted, accumulator.truth))
+    groups = statistics.subgroups(truth[:, 2], split.n_slices, split.slice_spacing_mm)
+    result = {**accumulator.result(), "ef_classes": statistics.ef_classes(predicted[:, 2], truth[:, 2]),
+              "subgroups": {group: {"n": int(which.sum()), **{
+                  name: agreement(predicted[which, k], truth[which, k]) for k, name in enumerate(MEASURES)}}
+                  for group, which in groups.items() if which.any()},
+              "n": len(rows), "run": str(predictor.path), "data": split.name,
               "seed": predictor.settings["seed"], "commit": commit()}
     with (out / "predictions.csv").open("w", newline="") as stream:
-        writer = csv.DictWriter(stream, [*COLUMNS, "true_edv_ml", "true_esv_ml", "true_ef_percent"])
+        writer = csv.DictWriter(stream, list(rows[0]))
         writer.writeheader()
         writer.writerows(rows)
-    predicted, truth = (with_ef(np.concatenate(v)) for v in (accumulator.predicted, accumulator.truth))
-    figures.scatter(predicted, truth, out / "scatter.png")
-    figures.bland_altman(predicted, truth, out / "bland_altman.png")
+    figures.scatter({"": (predicted, truth)}, out / "scatter.png")
+    figures.bland_altman({"": (predicted, truth)}, out / "bland_altman.png")
     finish("Volumes against the truth", result, table(result), out, ["scatter.png", "bland_altman.png"])
     return result
 
@@ -63,7 +69,8 @@ def judge(painter: Synthesizer, judge_run: Path, split: Split, out: Path) -> dic
 
 def finish(title: str, result: dict, rows: list[list[str]], out: Path, pictures: list[str]):
     write_text(out / "metrics.json", json.dumps(result, indent=2))
-    write_text(out / "report.html", page(title, result, rows, [out / p for p in pictures]))
+    write_text(out / "report.html", page("evaluation.html", {p: out / p for p in pictures}, title=title,
+                                         result=result, rows=rows))
 
 
 def judgement(result: dict) -> list[list[str]]:
@@ -97,16 +104,13 @@ def table(result: dict) -> list[list[str]]:
     return rows
 
 
-def page(title: str, result: dict, rows: list[list[str]], images: list[Path]) -> str:
-    """One self-contained HTML page."""
-    head, *body = rows
-    cells = "".join("<tr>" + "".join(f"<td>{html.escape(c)}</td>" for c in row) + "</tr>" for row in body)
-    pictures = "".join(f'<img alt="{i.stem}" src="data:image/png;base64,{base64.b64encode(i.read_bytes()).decode()}">'
-                       for i in images)
-    return f"""<!doctype html><html lang="en"><meta charset="utf-8"><title>cardiojax evaluation</title>
-<style>body{{font:16px/1.5 sans-serif;max-width:1100px;margin:2em auto;padding:0 1em}}img{{max-width:100%}}
-td,th{{padding:.3em 1em .3em 0;text-align:left}}</style>
-<h1>{html.escape(title)}</h1>
-<p>{html.escape(result['data'])}, {result['n']} studies; run {html.escape(result['run'])}, seed {result['seed']},
-commit {html.escape(result['commit'][:12] or 'unknown')}.</p>
-<table><tr>{''.join(f'<th>{html.escape(h)}</th>' for h in head)}</tr>{cells}</table>{pictures}</html>"""
+def page(template: str, pictures: dict[str, Path], **values) -> str:
+    """One self-contained HTML page of a template beside this module; `pictures` become data URIs, by name."""
+    def embedded(file: Path) -> str:
+        kind = {".png": "png", ".svg": "svg+xml"}[file.suffix]
+        return f"data:image/{kind};base64,{base64.b64encode(file.read_bytes()).decode()}"
+
+    environment = jinja2.Environment(loader=jinja2.PackageLoader(__package__), autoescape=True, trim_blocks=True,
+                                     lstrip_blocks=True, undefined=jinja2.StrictUndefined)
+    return environment.get_template(template).render(
+        pictures={name: embedded(file) for name, file in pictures.items()}, **values)

@@ -1,7 +1,7 @@
-"""What a reviewer asks beyond RMSE: agreement, tests between two trainings, calibration, EF classes."""
+"""What a reviewer asks beyond agreement: tests between two trainings, calibration, EF classes, subgroups."""
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Bool, Float, Integer
 from scipy import stats
 from sklearn.metrics import confusion_matrix
 
@@ -9,19 +9,8 @@ from cardiojax.evaluate.metrics import BOOTSTRAPS
 
 EF_LIMITS = (40.0, 50.0, 55.0)                # EF classes: ≤ 40, ≤ 50, ≤ 55, above (percent)
 LEVELS = (0.5, 0.8, 0.95)                     # of the intervals whose coverage is counted
+LOW_EF = "EF < 40 %"
 CRPS_ML = 600                                 # the challenge scores the distribution at 0 … 599 ml
-
-
-def icc(a: Float[np.ndarray, " n"], b: Float[np.ndarray, " n"]) -> float:
-    """ICC(2,1), two-way random effects, absolute agreement, single rater (Shrout and Fleiss 1979)."""
-    ratings = np.stack([a, b], axis=1)
-    n, k = ratings.shape
-    mean = ratings.mean()
-    rows = k * ((ratings.mean(1) - mean)**2).sum() / (n - 1)
-    columns = n * ((ratings.mean(0) - mean)**2).sum() / (k - 1)
-    total = ((ratings - mean)**2).sum()
-    error = (total - rows * (n - 1) - columns * (k - 1)) / ((n - 1) * (k - 1))
-    return float((rows - error) / (rows + (k - 1) * error + k * (columns - error) / n))
 
 
 def compared(before: Float[np.ndarray, "k n"], after: Float[np.ndarray, "m n"]) -> dict:
@@ -29,8 +18,10 @@ def compared(before: Float[np.ndarray, "k n"], after: Float[np.ndarray, "m n"]) 
 
     The ratio of their RMSE over all seeds, after / before, with a 95 % interval by a bootstrap of the studies (2,000
     draws); Kruskal–Wallis (the paper's) and Wilcoxon's signed-rank test (the errors are paired) on the studies'
-    absolute errors, means over the seeds.
+    absolute errors, means over the seeds. Studies with an error that is not finite are left out.
     """
+    defined = np.isfinite(before).all(axis=0) & np.isfinite(after).all(axis=0)
+    before, after = before[:, defined], after[:, defined]
     squares = [(e**2).mean(axis=0) for e in (before, after)]
     draws = np.random.default_rng(0).integers(before.shape[1], size=(BOOTSTRAPS, before.shape[1]))
     ratios = np.sqrt(squares[1][draws].mean(1) / squares[0][draws].mean(1))
@@ -42,9 +33,9 @@ def compared(before: Float[np.ndarray, "k n"], after: Float[np.ndarray, "m n"]) 
 
 
 def verdict(ratio_ci95: tuple[float, float]) -> str:
-    """helped, harmed or not decided: whether the interval of the ratio of RMSE lies on one side of 1."""
+    """better, worse or not decided: whether the interval of the ratio of RMSE lies on one side of 1."""
     low, high = ratio_ci95
-    return "helped" if high < 1 else "harmed" if low > 1 else "not decided"
+    return "better" if high < 1 else "worse" if low > 1 else "not decided"
 
 
 def crps(mean_ml: Float[np.ndarray, " n"], std_ml: Float[np.ndarray, " n"], truth_ml: Float[np.ndarray, " n"]) -> float:
@@ -66,6 +57,16 @@ def recalibration(errors: Float[np.ndarray, " n"], std: Float[np.ndarray, " n"])
 
 def ef_classes(predicted: Float[np.ndarray, " n"], truth: Float[np.ndarray, " n"]) -> dict:
     """Counts by EF class, rows the truth, columns the prediction, and the share of equal classes."""
-    classes = [np.searchsorted(EF_LIMITS, ef, side="left") for ef in (truth, predicted)]
+    defined = np.isfinite(predicted)
+    classes = [np.searchsorted(EF_LIMITS, ef[defined], side="left") for ef in (truth, predicted)]
     counts = confusion_matrix(*classes, labels=range(len(EF_LIMITS) + 1))
-    return {"limits": list(EF_LIMITS), "counts": counts.tolist(), "accuracy": float(np.trace(counts) / counts.sum())}
+    return {"limits": list(EF_LIMITS), "counts": counts.tolist(),
+            "accuracy": float(np.trace(counts) / max(counts.sum(), 1))}
+
+
+def subgroups(ef_percent: Float[np.ndarray, " n"], n_slices: Integer[np.ndarray, " n"],
+              slice_spacing_mm: Float[np.ndarray, " n"]) -> dict[str, Bool[np.ndarray, " n"]]:
+    """Which studies are in which subgroup, by their true EF, their slices and the distance between them."""
+    return {LOW_EF: ef_percent < 40, "EF 40 to 70 %": (ef_percent >= 40) & (ef_percent <= 70),
+            "EF > 70 %": ef_percent > 70, "up to 9 slices": n_slices <= 9, "10 slices and more": n_slices > 9,
+            "spacing up to 8 mm": slice_spacing_mm <= 8, "spacing > 8 mm": slice_spacing_mm > 8}

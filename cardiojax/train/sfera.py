@@ -71,12 +71,11 @@ def split_model(net: SferaNet, rngs: nnx.Rngs) -> tuple[nnx.GraphDef, nnx.State,
 class SferaTask:
     """`init`, `step` and `evaluate` of one training run; `step` is pure and is jitted by the caller."""
 
-    fixed = ()
-
     def __init__(self, config: SferaConfig, training: Split, validation: Split, init: dict | None = None):
         self.config, self.training, self.validation = config, training, validation
         self.slices = data.max_slices(training, validation)
         self.scaling = init["scaling"] if init else Scaling.of(training)
+        self.fixed = self.scaling           # an argument of the step, so that one compilation serves every dataset
         self.parent = init
         self.graph, _, self.no_stats, self.rest = split_model(config.net, nnx.Rngs(0))
         self.mean_predictor = with_ef(training.volumes_ml).mean(axis=0)
@@ -99,16 +98,16 @@ class SferaTask:
         return data.training_batches(self.training, size_px=self.config.net.size_px, batch=self.config.batch,
                                      slices=self.slices, seed=seed, process=process, processes=processes)
 
-    def step(self, state: State, batch: Batch, key: Array, fixed=(), axis_name: str | None = None
+    def step(self, state: State, batch: Batch, key: Array, fixed: Scaling, axis_name: str | None = None
              ) -> tuple[State, dict[str, Array]]:
         first = 0 if axis_name is None else jax.lax.axis_index(axis_name) * len(batch.frames)
         augment_keys, dropout_keys = (study_keys(k, len(batch.frames), first)
                                       for k in jax.random.split(jax.random.fold_in(key, state.step)))
         frames, volumes, areas = augment(augment_keys, batch.frames, batch.n_slices, batch.volumes_ml,
                                          batch.area_mm2, self.config.augment)
-        target = self.scaling.scale(volumes, batch.slice_spacing_mm)
+        target = fixed.scale(volumes, batch.slice_spacing_mm)
         # an area (mm²) / 1000 is that slice's share of V / spacing (ml/mm); see SferaOutput.areas
-        share = areas / 1000.0 / (self.scaling.high - self.scaling.low) * TYPICAL_SLICES
+        share = areas / 1000.0 / (fixed.high - fixed.low) * TYPICAL_SLICES
 
         def loss(params):
             model = nnx.merge(self.graph, params, state.stats, self.rest, copy=True)
