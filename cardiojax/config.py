@@ -201,7 +201,8 @@ class Experiment:
     seeds: int = 3
     """Trainings of RSO, RSP and RSA, from seed 0 on; they share one generator, cohort and pretraining."""
     ablations: bool = True
-    """Also pretrain on half of the cohort, on as many with the first dataset's EF, and on warped images."""
+    """Also pretrain on half of the cohort, on as many with the first dataset's EF, and on warped images; and train on
+    real studies alone for as many steps as pretraining and finetuning take together."""
 
     def __post_init__(self):
         for name in ("pretraining_steps", "seeds"):

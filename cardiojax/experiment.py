@@ -79,6 +79,10 @@ class Stages:
         """Real studies only."""
         return self.sfera(f"rso_{folder_name(dataset)}_{seed}", f"{dataset}:train", seed)
 
+    def long(self, dataset: str) -> Path:
+        """Real studies only, for as many steps as pretraining and finetuning take together."""
+        return self.sfera(f"long_{folder_name(dataset)}", f"{dataset}:train", 0, steps=self.config.pretraining_steps)
+
     def rsa(self, seed: int) -> Path:
         """Both real datasets together, no pretraining."""
         return self.sfera(f"rsa_{seed}", f"{self.first}:train,{self.second}:train", seed)
@@ -98,8 +102,9 @@ class Stages:
         name = f"rsp_{cohort.name}_{folder_name(dataset)}_{seed}"
         return self.sfera(name, f"{dataset}:train", seed, self.sso(cohort))
 
-    def sfera(self, name: str, training: str, seed: int, init: Path | None = None) -> Path:
-        settings = self.config.sfera
+    def sfera(self, name: str, training: str, seed: int, init: Path | None = None, steps: int = 0) -> Path:
+        """One training; `steps` are added to the config's."""
+        settings = dataclasses.replace(self.config.sfera, steps=self.config.sfera.steps + steps)
         if init is not None:
             settings = dataclasses.replace(settings, learning_rate=self.config.finetuning_rate)
         validation = f"{training.partition(':')[0]}:validation"
@@ -175,6 +180,8 @@ def results(stages: Stages) -> Iterator[tuple[str, str, int, Path]]:
         for dataset in datasets:
             yield "RSO", dataset, seed, stages.rso(dataset, seed)
             yield "RSP", dataset, seed, stages.rsp(stages.cohort("uniform"), dataset, seed)
+    if config.ablations:
+        yield from (("RSO-long", dataset, 0, stages.long(dataset)) for dataset in datasets)
     for seed in range(config.seeds):
         run = stages.rsa(seed)
         yield from (("RSA", dataset, seed, run) for dataset in datasets)

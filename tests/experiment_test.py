@@ -79,9 +79,9 @@ def test_stopped_is_unstopped_and_a_change_redoes_what_depends_on_it(two_dataset
     assert json.loads((tmp_path / "whole" / "experiment.json").read_text()) == whole
     for results in whole["datasets"].values():
         assert {e: len(seeds) for e, seeds in results.items()} == {
-            "RSO": 2, "RSA": 2, "SSO": 1, "RSP": 2, "SSO-half": 1, "RSP-half": 1, "SSO-as_first": 1,
+            "RSO": 2, "RSO-long": 1, "RSA": 2, "SSO": 1, "RSP": 2, "SSO-half": 1, "RSP-half": 1, "SSO-as_first": 1,
             "RSP-as_first": 1, "SSO-warp": 1, "RSP-warp": 2}
-        assert len({m["ef"]["rmse"] for seeds in results.values() for m in seeds}) == 14       # none is a copy
+        assert len({m["ef"]["rmse"] for seeds in results.values() for m in seeds}) == 15       # none is a copy
 
     for stop_at[0] in (2, 9):
         made.clear()
@@ -144,6 +144,7 @@ def test_the_report_says_what_was_found(two_datasets, tmp_path, monkeypatch):
     page = (tmp_path / "report.html").read_text()
     assert "pretraining on the synthetic cohort helped" in page
     assert "the generator earns its keep" in page
+    assert "the synthetic cohort earns its keep" in page
     assert "1,234 parameters" in page
     assert len(re.findall(r'src="data:image/(?:png|svg\+xml);base64,', page)) == page.count("<img") == 9
     assert "http" not in re.sub(r'src="[^"]*"', "", page)           # self-contained

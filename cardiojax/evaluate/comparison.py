@@ -11,7 +11,7 @@ from cardiojax import predict
 from cardiojax.evaluate import statistics
 from cardiojax.evaluate.metrics import MEASURES, bootstrap_ci95
 
-BASELINE, PRETRAINED, WARPED = "RSO", "RSP", "RSP-warp"
+BASELINE, LONG, PRETRAINED, WARPED = "RSO", "RSO-long", "RSP", "RSP-warp"
 COLUMNS, STDS = predict.COLUMNS[1:4], predict.COLUMNS[4:7]      # of EDV, ESV, EF, and of their deviations
 MAIN = (BASELINE, "SSO", PRETRAINED, "RSA")
 FEWEST = 5                 # studies of low EF that a comparison needs
@@ -21,7 +21,7 @@ Predictions = dict[str, Float[np.ndarray, "n 3"]]
 
 def compare(out: Path, datasets: dict) -> dict:
     """`datasets` of an experiment's result → by dataset and experiment: a `summary` over its seeds; `against` RSO, over
-    the seeds that both have; its deviations' `calibration`, seed 0. RSP is also compared `against_warp`."""
+    the seeds that both have; its deviations' `calibration`, seed 0. RSP is also compared `against_controls`."""
     found = {}
     for dataset, experiments in datasets.items():
         by_seed = {name: {m["seed"]: predictions(out / m["run"], f"{dataset}:test") for m in seeds}
@@ -31,8 +31,8 @@ def compare(out: Path, datasets: dict) -> dict:
             "calibration": calibrated(predictions(out / experiments[name][0]["run"], f"{dataset}:validation"),
                                       by_seed[name][min(by_seed[name])]),
             **({} if name == BASELINE else {"against": against(by_seed[BASELINE], by_seed[name])}),
-            **({"against_warp": against(by_seed[WARPED], by_seed[name])}
-               if name == PRETRAINED and WARPED in by_seed else {})} for name in experiments}
+            **({"against_controls": {c: against(by_seed[c], by_seed[name]) for c in (WARPED, LONG) if c in by_seed}}
+               if name == PRETRAINED else {})} for name in experiments}
     return found
 
 

@@ -11,16 +11,17 @@ import numpy as np
 from cardiojax import units
 from cardiojax.data import Split
 from cardiojax.evaluate import cohort_figures, experiment_figures, figures
-from cardiojax.evaluate.comparison import BASELINE, PRETRAINED, WARPED, folder_name, ordered, predictions
+from cardiojax.evaluate.comparison import BASELINE, LONG, PRETRAINED, WARPED, folder_name, ordered, predictions
 from cardiojax.evaluate.metrics import MEASURES
 from cardiojax.evaluate.report import page
 from cardiojax.evaluate.statistics import EF_LIMITS
 from cardiojax.train.run import read_arrays, write_text
 
-DRAWN = ("RSO", "SSO", "SSO-warp", "RSP", "RSP-warp", "RSA")         # learning curves
+DRAWN = ("RSO", "RSO-long", "SSO", "SSO-warp", "RSP", "RSP-warp", "RSA")         # learning curves
 SAID = {"better": "helped", "worse": "harmed", "not decided": "neither helped nor harmed beyond chance: not decided"}
-GENERATOR = {"better": "earns its keep", "worse": "costs more than it brings",
-             "not decided": "is not shown to add to the flat EF"}
+CONTROLS = {WARPED: ("With warped real images in the generator's place", "the generator"),
+            LONG: ("Trained on real studies alone for as many steps as SSO and RSP together", "the synthetic cohort")}
+MATTERS = {"better": "earns its keep", "worse": "costs more than it brings", "not decided": "is not shown to add to it"}
 
 
 def write(out: Path, result: dict, splits: Mapping[str, Split], cohorts: Mapping[str, Mapping[str, Split]]) -> Path:
@@ -96,11 +97,10 @@ def verdict(dataset: str, found: dict) -> str:
         words.append(f"{k.upper()}: ratio {interval(m)}, {m['verdict']}.")
     if low := found[PRETRAINED]["against"].get("ef_below_40"):
         words.append(f"EF on the {low['n']} studies below 40 %: ratio {interval(low)}, {low['verdict']}.")
-    if WARPED in found:
-        warp, direct = found[WARPED]["against"]["ef"], found[PRETRAINED]["against_warp"]["ef"]
-        words.append(f"With warped real images in the generator's place the ratio is {interval(warp)}, "
-                     f"{warp['verdict']}; RSP against it: {interval(direct)}, so that the generator "
-                     f"{GENERATOR[direct['verdict']]}.")
+    for control, direct in found[PRETRAINED]["against_controls"].items():
+        alone, (when, what) = found[control]["against"]["ef"], CONTROLS[control]
+        words.append(f"{when} the ratio to RSO is {interval(alone)}, {alone['verdict']}; RSP against that: "
+                     f"{interval(direct['ef'])}, so that {what} {MATTERS[direct['ef']['verdict']]}.")
     return " ".join(words)
 
 
