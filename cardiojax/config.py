@@ -219,9 +219,9 @@ EXPERIMENT_PRESETS = {
         gaugan=dataclasses.replace(GAUGAN_PRESETS["small"], steps=2500, evaluate_every=1250),
         pretraining_steps=1600, own_features=True, synthetic=1500),
     "tiny": Experiment(
-        sfera=dataclasses.replace(SFERA_PRESETS["tiny"], steps=150, evaluate_every=150),
-        gaugan=dataclasses.replace(GAUGAN_PRESETS["tiny"], steps=150, evaluate_every=150),
-        pretraining_steps=150, finetuning_rate=3e-3, own_features=True, synthetic=128, seeds=1, ablations=False),
+        sfera=dataclasses.replace(SFERA_PRESETS["tiny"], steps=120, evaluate_every=120),
+        gaugan=dataclasses.replace(GAUGAN_PRESETS["tiny"], steps=100, evaluate_every=100),
+        pretraining_steps=120, finetuning_rate=3e-3, own_features=True, synthetic=96, seeds=1, ablations=False),
 }
 
 

@@ -181,13 +181,16 @@ def training_batches(split: Split, *, size_px: int, batch: int, slices: int, see
 
 def endless(source: Sequence, to_sample: Callable, batch_fn: Callable, name: str, things: str, *, batch: int,
             seed: int, process: int, processes: int) -> grain.DatasetIterator:
-    """Endless shuffled batches of one process's share of a random-access source."""
+    """Endless shuffled batches of a random-access source, of each the part of one process.
+
+    The batches and their order do not depend on how many processes share them, nor does the iterator's state.
+    """
     if batch > len(source):
         raise DataError(f"a batch of {batch} {things} is more than {name} holds ({len(source)})")
-    dataset = (grain.MapDataset.source(source).seed(seed).shuffle().repeat()
-               [process::processes]
-               .map(to_sample)
-               .batch(batch // processes, drop_remainder=True, batch_fn=batch_fn))
+    mine = slice(process * batch // processes, (process + 1) * batch // processes)
+    dataset = (grain.MapDataset.range(len(source)).seed(seed).shuffle().repeat()
+               .batch(batch, drop_remainder=True)
+               .map(lambda indices: batch_fn([to_sample(source[int(i)]) for i in indices[mine]])))
     return iter(dataset.to_iter_dataset(grain.ReadOptions(num_threads=2, prefetch_buffer_size=4)))
 
 

@@ -1,3 +1,5 @@
+"""`python -m launch VERB …` is `cardiojax VERB …`."""
+
 import sys
 
 from launch.cli import main

@@ -12,6 +12,7 @@ VERBS = {
     "demo": "make a phantom cohort, train on it, measure volumes: the whole house in a few minutes",
     "build": "write a dataset: phantom, acdc, kaggle_dsb, synthetic → TFDS records",
     "train": "train a network: sfera (studies → volumes), gaugan (masks → images)",
+    "local": "several processes of one machine as one training, started again where one dies",
     "evaluate": "measure a run on a split: metrics.json, predictions.csv, figures, report.html",
     "experiment": "the paper's question on two datasets: RSO, SSO, RSP, RSA, ablations, seeds",
     "predict": "studies on disk → a CSV of volumes",

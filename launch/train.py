@@ -28,6 +28,13 @@ class Train:
     """A finished run whose weights training starts from (a SFERA's target scaling too)."""
     parallel: Mode = "jit"
     """How the step is spread over the devices."""
+    coordinator: str | None = None
+    """HOST:PORT of the first of several processes that train together. Under SLURM (srun) and Open MPI they find each
+    other by themselves; `cardiojax local` starts several on one machine."""
+    processes: int | None = None
+    """How many processes there are."""
+    process: int | None = None
+    """Which one this is, from 0."""
     seed: int = 0
     preset: str = "small"
     """Defaults of all settings below: paper (one GPU or more), small (2 CPU cores), tiny (tests)."""
@@ -67,6 +74,8 @@ def main(argv: list[str]) -> int:
             return 0
         raise InputError(f"train what? There is {', '.join(TASKS)}")
     args = parse(argv[0], argv[1:])
+    from cardiojax.train.hosts import join
+    join(args.coordinator, args.processes, args.process)
     common = {"preset": args.preset, "training": args.data, "validation": args.validation, "data_dir": args.data_dir,
               "run": args.run, "init": args.init, "seed": args.seed, "mode": args.parallel}
     if isinstance(args, TrainGaugan):
@@ -76,8 +85,9 @@ def main(argv: list[str]) -> int:
         from cardiojax.train import sfera
         sfera.train(args.settings, **common)
     judge = " --judge SFERA_RUN" if isinstance(args, TrainGaugan) else ""
-    print(f"{args.run}: trained. Next: cardiojax evaluate --run {args.run} --data NAME:test "
-          f"--data-dir {args.data_dir} --out DIR{judge}", file=sys.stderr)
+    if (args.process or 0) == 0:
+        print(f"{args.run}: trained. Next: cardiojax evaluate --run {args.run} --data NAME:test "
+              f"--data-dir {args.data_dir} --out DIR{judge}", file=sys.stderr)
     return 0
 
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+from collections.abc import Callable
 from pathlib import Path
 
 import flax
@@ -197,9 +198,10 @@ class GauganTask:
         loss = losses.hinge_discriminator([[f[n:] for f in s] for s in both], [[f[:n] for f in s] for s in both])
         return loss, (state.replace(discriminator_stats=stats), {"d_hinge": loss})
 
-    def evaluate(self, state: State) -> tuple[dict[str, float], dict, dict[str, np.ndarray]]:
+    def evaluate(self, state: State, spread: Callable[[FrameBatch], FrameBatch]
+                 ) -> tuple[dict[str, float], dict, dict[str, np.ndarray]]:
         """Figures of the averaged generator on held-out masks, the model, and a grid of mask, fake and real."""
-        model = {"generator": state.ema, "generator_stats": self.re_estimated(state),
+        model = {"generator": state.ema, "generator_stats": self.re_estimated(state, spread),
                  "discriminator": state.discriminator, "discriminator_stats": state.discriminator_stats}
         from cardiojax.generate import Synthesizer
         painter = Synthesizer(self.config.net, self.training.labels, state.ema, model["generator_stats"])
@@ -220,7 +222,7 @@ class GauganTask:
             return metrics["edv_rmse"] + metrics["esv_rmse"]
         return metrics["l1"]
 
-    def re_estimated(self, state: State) -> nnx.State:
+    def re_estimated(self, state: State, spread: Callable[[FrameBatch], FrameBatch]) -> nnx.State:
         """Statistics that belong to the averaged generator: means over training masks, unaugmented.
 
         Each pass moves u and v of the spectral norms towards those of these weights first.
@@ -231,7 +233,7 @@ class GauganTask:
         total = None
         for i in range(STATISTICS_BATCHES):
             batch = self.training.batch(rng.choice(len(self.training), size, replace=False), self.config.net.size_px)
-            stats, here = self._statistics(state.ema, stats, batch.masks, i)
+            stats, here = self._statistics(state.ema, stats, spread(batch).masks, i)
             total = here if total is None else jax.tree.map(jnp.add, total, here)
         means = jax.tree.map(lambda t: t / STATISTICS_BATCHES, total)
         return jax.tree.map(lambda mean, last: last if isinstance(last, SpectralVector) else mean, means, stats,

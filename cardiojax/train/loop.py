@@ -1,15 +1,19 @@
-"""The only training loop: restore, step, watch, evaluate, save; a task says what a step and an evaluation are."""
+"""The only training loop: restore, step, watch, evaluate, save; a task says what a step and an evaluation are.
+
+Of several processes all run it, step for step; the first writes and speaks.
+"""
 
 import logging
 import math
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, Protocol
 
 import jax
 import numpy as np
+from jax.experimental import multihost_utils
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -27,7 +31,8 @@ SAVE_EVERY_S = 120.0      # between checkpoints: what a killed process loses at 
 class Task(Protocol):
     """What the loop needs. `step` is pure: (state, batch, key, fixed) → (state, metrics), with `loss` among them.
 
-    `fixed`: arrays that steps only read. `evaluate`: figures, the model, and pictures ((H, W, 3) uint8) by name.
+    `fixed`: arrays that steps only read. `evaluate`: figures, the model, and pictures ((H, W, 3) uint8) by name;
+    `spread` puts a batch on the devices.
     """
 
     fixed: Any
@@ -36,7 +41,7 @@ class Task(Protocol):
     def batches(self, seed: int, process: int = 0, processes: int = 1) -> Iterator: ...
     def step(self, state: Any, batch: Any, key: jax.Array, fixed: Any = (), axis_name: str | None = None
              ) -> tuple[Any, dict]: ...
-    def evaluate(self, state: Any) -> tuple[dict[str, float], dict, dict[str, np.ndarray]]: ...
+    def evaluate(self, state: Any, spread: Callable) -> tuple[dict[str, float], dict, dict[str, np.ndarray]]: ...
     def score(self, metrics: dict[str, float]) -> float: ...
 
 
@@ -51,7 +56,7 @@ def fit(task: Task, run: Run, *, steps: int, batch: int, evaluate_every: int, se
     """
     init_key, step_key = jax.random.split(jax.random.key(seed))
     state, batches = task.init(init_key), task.batches(seed, jax.process_index(), jax.process_count())
-    if restored := run.restore(state):
+    if restored := run.restore(parallel.abstract(state)):
         state, data_state = restored
         batches.set_state(data_state)
         log.info("resumed at step %d", int(state.step))
@@ -63,12 +68,12 @@ def fit(task: Task, run: Run, *, steps: int, batch: int, evaluate_every: int, se
         for at in range(start + 1, steps + 1):
             state, values = parallel.step(state, next(batches), step_key)
             pending.append((at, values))
-            last = at == steps
-            if at % LOG_EVERY == 0 or last or stop.requested or at % evaluate_every == 0:
+            last, stopping = at == steps, stop.at(at)
+            if at % LOG_EVERY == 0 or last or stopping or at % evaluate_every == 0:
                 line.show(at, record(pending, run))
                 pending.clear()
             if at % evaluate_every == 0 or last:
-                metrics, model, pictures = task.evaluate(parallel.one(state))
+                metrics, model, pictures = task.evaluate(parallel.here(state), parallel.spread)
                 score = task.score(metrics)
                 run.log(at, {**metrics, "score": score}, "validation")
                 for name, picture in pictures.items():
@@ -80,10 +85,10 @@ def fit(task: Task, run: Run, *, steps: int, batch: int, evaluate_every: int, se
                 best = min(best, score)
                 run.save(at, parallel.one(state), batches.get_state(), score)
                 saved = time.monotonic()
-            elif not pending and (stop.requested or time.monotonic() - saved > SAVE_EVERY_S):
+            elif not pending and (stopping or agreed(time.monotonic() - saved > SAVE_EVERY_S)):
                 run.save(at, parallel.one(state), batches.get_state())       # its losses are known to be finite
                 saved = time.monotonic()
-            if stop.requested and not last:
+            if stopping and not last:
                 raise Preempted(f"stopped at step {at} of {steps} and saved; the same command goes on from there")
     return metrics
 
@@ -101,19 +106,33 @@ def record(pending: list[tuple[int, dict]], run: Run) -> float:
     return loss
 
 
+def agreed(wish: bool) -> bool:
+    """What the first process wishes: clocks differ, and a checkpoint is written by all or by none."""
+    if jax.process_count() == 1:
+        return wish
+    return bool(multihost_utils.broadcast_one_to_all(np.array(wish)))
+
+
 class StopSignal:
-    """Turns SIGTERM into a request that the loop honours between two steps."""
+    """Turns SIGTERM into a request that the loop honours between two steps; of several processes, any one's, after a
+    step that all agree on."""
 
     def __init__(self):
         self.requested = False
 
+    def at(self, step: int) -> bool:
+        if jax.process_count() > 1:
+            return multihost_utils.reached_preemption_sync_point(step)
+        return self.requested
+
     def __enter__(self) -> "StopSignal":
-        if threading.current_thread() is threading.main_thread():
+        self.ours = jax.process_count() == 1 and threading.current_thread() is threading.main_thread()
+        if self.ours:
             self._before = signal.signal(signal.SIGTERM, self._request)
         return self
 
     def __exit__(self, *_):
-        if threading.current_thread() is threading.main_thread():
+        if self.ours:
             signal.signal(signal.SIGTERM, self._before)
 
     def _request(self, *_):
@@ -125,7 +144,7 @@ class Line:
 
     def __init__(self, steps: int, start: int, batch: int, unit: str):
         self.steps, self.start, self.batch, self.unit = steps, start, batch, unit
-        self.console = Console(stderr=True)
+        self.console = Console(stderr=True, quiet=jax.process_index() > 0)
         self.progress = Progress(
             TextColumn("step"), MofNCompleteColumn(), BarColumn(), TextColumn("loss {task.fields[loss]:.4f}"),
             TextColumn("{task.fields[rate]:.1f} " + unit + "/s"), TimeRemainingColumn(),

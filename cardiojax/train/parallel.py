@@ -1,4 +1,4 @@
-"""One step on many devices: by `jit` over a "data" mesh, or by `pmap`. The step itself is written once, in the task."""
+"""One step on many devices and hosts, by `jit` over a "data" mesh or by `pmap`. It is written once, in the task."""
 
 import dataclasses
 import functools
@@ -26,7 +26,8 @@ def check_batch(batch: int, devices: int, things: str = "studies"):
 class Parallel:
     """Places state and batches on the devices and runs `task.step` there, donating the old state.
 
-    `task.fixed` are arrays that a step reads and never changes: placed once, kept out of checkpoints.
+    `task.fixed` are arrays that a step reads and never changes: placed once, kept out of checkpoints. `devices` are
+    those of all processes; each process brings its own part of a batch.
     Equal to one device in outputs, gradients and batch statistics, also where devices hold unequal numbers of
     real slices.
     """
@@ -34,36 +35,75 @@ class Parallel:
     def __init__(self, task: Any, mode: Mode = "jit", devices: list | None = None):
         self.devices = devices or jax.devices()
         self.mode = mode
+        here = [d for d in self.devices if d.process_index == jax.process_index()]
+        self.alone = len(here) == len(self.devices)                  # no other process
+        self.replicated, self.sharded = shardings(self.devices)
+        self.replicated_here, self.sharded_here = shardings(here)
+        self.count_here = len(here)
         if mode == "jit":
-            mesh = jax.make_mesh((len(self.devices),), (AXIS,), axis_types=(AxisType.Auto,), devices=self.devices)
-            self.replicated = NamedSharding(mesh, PartitionSpec())
-            self.sharded = NamedSharding(mesh, PartitionSpec(AXIS))
             self._step = jax.jit(task.step, donate_argnums=0, out_shardings=(self.replicated, self.replicated))
-            self.fixed = jax.device_put(task.fixed, self.replicated)
         else:
             self._step = jax.pmap(functools.partial(task.step, axis_name=AXIS), axis_name=AXIS, donate_argnums=0,
                                   in_axes=(0, 0, None, 0), devices=self.devices)
-            self.fixed = self.place(task.fixed)
+        self.fixed = self.place(task.fixed)
 
     def place(self, state: Any) -> Any:
+        """A state (of `init`, `one` or a checkpoint) as the step takes it."""
         if self.mode == "jit":
-            return jax.device_put(state, self.replicated)
-        n = len(self.devices)
-        stacked = jax.tree.map(lambda x: np.broadcast_to(np.asarray(x)[None], (n, *np.shape(x))), state)
-        mesh = jax.make_mesh((n,), (AXIS,), axis_types=(AxisType.Auto,), devices=self.devices)
-        return jax.device_put(stacked, NamedSharding(mesh, PartitionSpec(AXIS)))
+            return self._put(state, self.replicated)
+        stacked = jax.tree.map(lambda x: np.broadcast_to(local(x)[None], (self.count_here, *np.shape(x))), state)
+        return self._put(stacked, self.sharded)
+
+    def _put(self, tree: Any, sharding: NamedSharding) -> Any:
+        if self.alone:
+            return jax.device_put(tree, sharding)
+        return jax.tree.map(lambda x: jax.make_array_from_process_local_data(sharding, local(x)), tree)
 
     def one(self, state: Any) -> Any:
-        """The state as a single device would hold it: what is evaluated and saved."""
-        return state if self.mode == "jit" else jax.tree.map(lambda x: x[0], state)
+        """The state as a single device would hold it, on all of them: what is saved."""
+        if self.mode == "jit":
+            return state
+        if self.alone:
+            return jax.tree.map(lambda x: x[0], state)
+        # on the host: a computation beside the step's collectives, in another order on another process, would block
+        return self._put(jax.tree.map(lambda x: local(x)[0], state), self.replicated)
+
+    def here(self, state: Any) -> Any:
+        """The same on this process's devices alone: what is evaluated, by every process for itself."""
+        one = self.one(state)
+        return one if self.alone else jax.device_put(jax.tree.map(local, one), self.replicated_here)
+
+    def spread(self, batch: Any) -> Any:
+        """A batch to evaluate, over this process's devices."""
+        return batch if self.count_here == 1 else jax.device_put(unpacked(batch), self.sharded_here)
+
+    def abstract(self, state: Any) -> Any:
+        """What a checkpoint is restored as."""
+        return jax.tree.map(lambda x: jax.ShapeDtypeStruct(np.shape(x), x.dtype, sharding=self.replicated), state)
 
     def step(self, state: Any, batch: Any, key: jax.Array) -> tuple[Any, dict[str, jax.Array]]:
-        n = len(self.devices)
-        if n > 1 and isinstance(batch, Batch):
-            # packing real slices crosses devices, so each convolves its own padding
-            batch = dataclasses.replace(batch, budget=None)
+        """One step on this process's part of a batch."""
+        if len(self.devices) > 1:
+            batch = unpacked(batch)
         if self.mode == "jit":
-            return self._step(state, jax.device_put(batch, self.sharded), key, self.fixed)
+            return self._step(state, self._put(batch, self.sharded), key, self.fixed)
+        n = self.count_here
         batch = jax.tree.map(lambda x: x.reshape(n, len(x) // n, *x.shape[1:]), batch)
         state, metrics = self._step(state, batch, key, self.fixed)
-        return state, jax.tree.map(lambda x: x[0], metrics)
+        return state, jax.tree.map(lambda x: local(x)[0], metrics)
+
+
+def shardings(devices: list) -> tuple[NamedSharding, NamedSharding]:
+    """Replicated over a mesh of these devices, and split over them."""
+    mesh = jax.make_mesh((len(devices),), (AXIS,), axis_types=(AxisType.Auto,), devices=devices)
+    return NamedSharding(mesh, PartitionSpec()), NamedSharding(mesh, PartitionSpec(AXIS))
+
+
+def local(x: Any) -> np.ndarray:
+    """What this process holds of a replicated array, or of one that is split: its first part."""
+    return np.asarray(x.addressable_data(0) if isinstance(x, jax.Array) else x)
+
+
+def unpacked(batch: Any) -> Any:
+    """Packing real slices crosses devices, so each convolves its own padding."""
+    return dataclasses.replace(batch, budget=None) if isinstance(batch, Batch) else batch

@@ -14,6 +14,7 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 from flax import nnx
+from jax.experimental import multihost_utils
 from orbax.checkpoint import checkpoint_managers as keep
 from PIL import Image
 from tensorboardX import SummaryWriter
@@ -46,11 +47,27 @@ def versions() -> dict[str, str]:
 
 
 class Run:
-    """One training's folder, opened for writing. Use as a context manager: leaving it finishes every checkpoint."""
+    """One training's folder, opened for writing. Use as a context manager: leaving it finishes every checkpoint.
+
+    Of several processes all write checkpoints, the first alone writes the rest.
+    """
 
     def __init__(self, path: Path, settings: dict[str, Any]):
         """`settings`: task, preset, config, data, seed, parent. A folder that holds a run must hold the same one."""
-        self.path = Path(path)
+        self.path, self.first = Path(path), jax.process_index() == 0
+        if self.first:
+            self._claim(settings)
+        together("run folder")
+        self.checkpoints = ocp.CheckpointManager(
+            self.path.absolute() / "checkpoints",
+            options=ocp.CheckpointManagerOptions(preservation_policy=keep.AnyPreservationPolicy([
+                keep.LatestN(1), keep.BestN(get_metric_fn=lambda m: m["score"], reverse=True, n=1,
+                                            keep_checkpoints_without_metrics=False)])))
+        if self.first:
+            self.metrics = (self.path / "metrics.jsonl").open("a")
+            self.tensorboard = SummaryWriter(str(self.path / "tensorboard"))
+
+    def _claim(self, settings: dict[str, Any]):
         self.path.mkdir(parents=True, exist_ok=True)
         config = self.path / "config.json"
         if config.exists():
@@ -60,21 +77,15 @@ class Run:
         else:
             write_text(config, json.dumps({"format": FORMAT, **settings, "versions": versions(), "commit": commit()},
                                           indent=2))
-        self.checkpoints = ocp.CheckpointManager(
-            self.path.absolute() / "checkpoints",
-            options=ocp.CheckpointManagerOptions(preservation_policy=keep.AnyPreservationPolicy([
-                keep.LatestN(1), keep.BestN(get_metric_fn=lambda m: m["score"], reverse=True, n=1,
-                                            keep_checkpoints_without_metrics=False)])))
-        self.metrics = (self.path / "metrics.jsonl").open("a")
-        self.tensorboard = SummaryWriter(str(self.path / "tensorboard"))
 
     def __enter__(self) -> "Run":
         return self
 
     def __exit__(self, *_):
         self.checkpoints.close()
-        self.metrics.close()
-        self.tensorboard.close()
+        if self.first:
+            self.metrics.close()
+            self.tensorboard.close()
 
     def save(self, step: int, state: Any, data_state: dict, score: float | None = None):
         """Write a checkpoint in the background; the latest and the one with the lowest `score` are kept."""
@@ -85,21 +96,24 @@ class Run:
             metrics=None if score is None else {"score": score})
 
     def restore(self, like: Any) -> tuple[Any, dict] | None:
-        """The latest complete checkpoint, placed as `like` is, and the input's state; None where there is none."""
+        """The latest complete checkpoint, placed as `like` says (shapes, types, shardings), and the input's state; None
+        where there is none."""
         step = self.checkpoints.latest_step()
         if step is None:
             return None
-        abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
         restored = self.checkpoints.restore(step, args=ocp.args.Composite(
-            state=ocp.args.StandardRestore(abstract), data=ocp.args.JsonRestore()))
+            state=ocp.args.StandardRestore(like), data=ocp.args.JsonRestore()))
         return restored["state"], restored["data"]
 
     def best_score(self) -> float:
         """The lowest score of any evaluation so far, infinite where there was none."""
+        together("metrics")
         lines = (self.path / "metrics.jsonl").read_text().splitlines()
         return min((json.loads(line)["score"] for line in lines if '"score"' in line), default=float("inf"))
 
     def log(self, step: int, values: dict[str, float], prefix: str = "train"):
+        if not self.first:
+            return
         self.metrics.write(json.dumps({"step": step, "kind": prefix, "time": round(time.time(), 3), **values}) + "\n")
         self.metrics.flush()
         for name, value in values.items():
@@ -107,13 +121,22 @@ class Run:
 
     def picture(self, step: int, name: str, picture: np.ndarray):
         """(H, W, 3) uint8 as NAME/step.png, and in TensorBoard."""
+        if not self.first:
+            return
         folder = self.path / name
         folder.mkdir(exist_ok=True)
         Image.fromarray(picture).save(folder / f"{step:06d}.png")
         self.tensorboard.add_image(name, picture, step, dataformats="HWC")
 
     def write_model(self, model: dict[str, Any]):
-        write_arrays(self.path / "model.npz", model)
+        if self.first:
+            write_arrays(self.path / "model.npz", model)
+
+
+def together(what: str):
+    """Wait until every process is here."""
+    if jax.process_count() > 1:
+        multihost_utils.sync_global_devices(what)
 
 
 def _check_same(found: dict, settings: dict, path: Path):

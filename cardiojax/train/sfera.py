@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -129,15 +129,15 @@ class SferaTask:
         metrics["gradient_norm"] = optax.global_norm(gradients)
         return State(state.step + 1, params, stats, ema, opt), metrics
 
-    def evaluate(self, state: State) -> tuple[dict[str, float], dict, dict]:
+    def evaluate(self, state: State, spread: Callable[[Batch], Batch]) -> tuple[dict[str, float], dict, dict]:
         """Validation metrics of the averaged weights, and the model that gave them (`predict.Predictor` fields).
 
         The ridge is fitted on the training studies' features as a prediction sees them.
         """
-        params, stats = state.ema, self.re_estimated(state.ema)
-        features, volumes_ml, spacing_mm = self._features(params, stats, self.training)
+        params, stats = state.ema, self.re_estimated(state.ema, spread)
+        features, volumes_ml, spacing_mm = self._features(params, stats, self.training, spread)
         fitted = ridge.fit(features, self.scaling.scale(volumes_ml, spacing_mm))
-        features, volumes_ml, spacing_mm = self._features(params, stats, self.validation)
+        features, volumes_ml, spacing_mm = self._features(params, stats, self.validation, spread)
         result = Accumulator(self.mean_predictor)
         result.add(np.asarray(self.scaling.to_ml(fitted.predict(features)[0], spacing_mm)), volumes_ml)
         return result.flat(), {"params": params, "stats": stats, "scaling": self.scaling, "ridge": fitted,
@@ -148,12 +148,12 @@ class SferaTask:
         return float(np.mean([metrics[f"{k}_rmse"] / max(metrics[f"{k}_rmse_mean_predictor"], 1e-6)
                               for k in ("edv", "esv", "ef")]))
 
-    def re_estimated(self, params: nnx.State) -> nnx.State:
+    def re_estimated(self, params: nnx.State, spread: Callable[[Batch], Batch]) -> nnx.State:
         """Batch statistics that belong to `params`: means over the training studies, as they are predicted on."""
         totals, studies, slices = None, 0, 0
         for batch in self._batches(self.training):
             here = int(batch.n_slices[batch.real].sum())
-            moments = jax.tree.map(lambda m, n=here: n * m, self._moments(params, batch))
+            moments = jax.tree.map(lambda m, n=here: n * m, self._moments(params, spread(batch)))
             totals = moments if totals is None else jax.tree.map(jnp.add, totals, moments)
             slices, studies = slices + here, studies + int(batch.real.sum())
             if studies >= STATISTICS_STUDIES:
@@ -164,11 +164,11 @@ class SferaTask:
         return data.evaluation_batches(split, size_px=self.config.net.size_px, batch=self.config.batch,
                                        slices=self.slices)
 
-    def _features(self, params, stats, split: Split) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    def _features(self, params, stats, split: Split, spread) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Features, volumes (ml) and slice spacings (mm) of every study of a split."""
         rows = []
         for batch in self._batches(split):
-            features = features_of(self.graph, self.rest, params, stats, batch, self.config.views)
+            features = features_of(self.graph, self.rest, params, stats, spread(batch), self.config.views)
             rows.append([np.asarray(a)[batch.real] for a in (features, batch.volumes_ml, batch.slice_spacing_mm)])
         return tuple(np.concatenate(column) for column in zip(*rows, strict=True))
 
