@@ -80,13 +80,17 @@ def open_split(spec: str, data_dir: Path, need_volumes: bool = True) -> Split:
 
     Raises DataError where a dataset is not built or a split does not exist or is empty.
     """
-    source = _Joined([_open_one(s.strip(), data_dir) for s in spec.split(",")])
+    return usable(spec, _Joined([_open_one(s.strip(), data_dir) for s in spec.split(",")]), need_volumes)
+
+
+def usable(name: str, source: Sequence[dict], need_volumes: bool = True) -> Split:
+    """A split of these records, but for those without volumes."""
     index, volumes, spacings, slices, ancestors = [], [], [], [], set()
     for i in range(len(source)):
         study = records.decode(source[i])
         v = np.full(2, np.nan) if study.volumes_ml is None else study.volumes_ml
         if need_volumes and np.isnan(v).any():
-            log.warning("study %s: no volumes, left out of %s", study.study_id, spec)
+            log.warning("study %s: no volumes, left out of %s", study.study_id, name)
             continue
         index.append(i)
         volumes.append(v)
@@ -94,8 +98,8 @@ def open_split(spec: str, data_dir: Path, need_volumes: bool = True) -> Split:
         slices.append(len(study))
         ancestors.add(f"{study.source}/{study.ancestor or study.study_id}")
     if not index:
-        raise DataError(f"{spec} holds no usable study")
-    return Split(spec, source, np.array(index), np.array(volumes, np.float32), np.array(spacings, np.float32),
+        raise DataError(f"{name} holds no usable study")
+    return Split(name, source, np.array(index), np.array(volumes, np.float32), np.array(spacings, np.float32),
                  np.array(slices), frozenset(ancestors))
 
 

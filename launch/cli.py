@@ -15,6 +15,7 @@ VERBS = {
     "local": "several processes of one machine as one training, started again where one dies",
     "evaluate": "measure a run on a split: metrics.json, predictions.csv, figures, report.html",
     "experiment": "the paper's question on two datasets: RSO, SSO, RSP, RSA, ablations, seeds",
+    "bench": "throughput, latency, memory; beside PyTorch's",
     "predict": "studies on disk → a CSV of volumes",
     "port": "weights of other libraries → ours: VGG, NVlabs/SPADE",
     "show": "say what a run folder is",

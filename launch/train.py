@@ -9,7 +9,7 @@ import tyro
 
 from cardiojax.config import GAUGAN_PRESETS, SFERA_PRESETS, Gaugan, Sfera
 from cardiojax.errors import InputError
-from cardiojax.train.parallel import Mode
+from cardiojax.train.parallel import How
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -26,8 +26,6 @@ class Train:
     """Studies to watch; the `validation` split of the first dataset by default."""
     init: Path | None = None
     """A finished run whose weights training starts from (a SFERA's target scaling too)."""
-    parallel: Mode = "jit"
-    """How the step is spread over the devices."""
     coordinator: str | None = None
     """HOST:PORT of the first of several processes that train together. Under SLURM (srun) and Open MPI they find each
     other by themselves; `cardiojax local` starts several on one machine."""
@@ -35,6 +33,7 @@ class Train:
     """How many processes there are."""
     process: int | None = None
     """Which one this is, from 0."""
+    how: Annotated[How, tyro.conf.arg(name="")] = dataclasses.field(default_factory=How)
     seed: int = 0
     preset: str = "small"
     """Defaults of all settings below: paper (one GPU or more), small (2 CPU cores), tiny (tests)."""
@@ -77,7 +76,7 @@ def main(argv: list[str]) -> int:
     from cardiojax.train.hosts import join
     join(args.coordinator, args.processes, args.process)
     common = {"preset": args.preset, "training": args.data, "validation": args.validation, "data_dir": args.data_dir,
-              "run": args.run, "init": args.init, "seed": args.seed, "mode": args.parallel}
+              "run": args.run, "init": args.init, "seed": args.seed, "how": args.how}
     if isinstance(args, TrainGaugan):
         from cardiojax.train import gaugan
         gaugan.train(args.settings, judge=args.judge, **common)
@@ -85,7 +84,7 @@ def main(argv: list[str]) -> int:
         from cardiojax.train import sfera
         sfera.train(args.settings, **common)
     judge = " --judge SFERA_RUN" if isinstance(args, TrainGaugan) else ""
-    if (args.process or 0) == 0:
+    if (args.process or 0) == 0 and not args.how.dry_run:
         print(f"{args.run}: trained. Next: cardiojax evaluate --run {args.run} --data NAME:test "
               f"--data-dir {args.data_dir} --out DIR{judge}", file=sys.stderr)
     return 0

@@ -17,7 +17,7 @@ from cardiojax.errors import DataError, InputError, Preempted
 from cardiojax.frames import Frames, halve_mask
 from cardiojax.generate import double
 from cardiojax.train import gaugan, loop
-from cardiojax.train.parallel import Parallel
+from cardiojax.train.parallel import How, Parallel
 from cardiojax.train.run import Run
 from conftest import terminate_at
 
@@ -84,17 +84,19 @@ def moments(state):
 
 @pytest.mark.slow
 def test_devices_and_modes_agree_on_gradients(frames, start):
-    """Eight devices = one, pmap = jit. G stays: Adam keeps only the signs of its first gradient."""
-    task = gaugan.GauganTask(dataclasses.replace(CONFIG, generator_rate=0.0), *frames)
-    batch = next(task.batches(0))
-    found = {}
-    for mode, count in (("jit", 1), ("jit", 8), ("pmap", 8)):
+    """Eight devices = one, pmap = jit; activations computed again = kept; the same in two micro-batches, on four
+    devices = one. G stays: Adam keeps only the signs of its first gradient."""
+    still, found = dataclasses.replace(CONFIG, generator_rate=0.0), []
+    for mode, count, how in (("jit", 1, How()), ("jit", 8, How()), ("pmap", 8, How()), ("jit", 1, How(remat=True)),
+                             ("jit", 1, How(accumulate=2)), ("jit", 4, How(accumulate=2))):
+        task = gaugan.GauganTask(still, *frames, how=how)
         parallel = Parallel(task, mode, jax.devices()[:count])
-        state, metrics = parallel.step(parallel.place(start), batch, jax.random.key(2))
+        state, metrics = parallel.step(parallel.place(start), next(task.batches(0)), jax.random.key(2))
         state = parallel.one(state)
-        found[mode, count] = *moments(state), jax.tree.map(np.asarray, state.generator_stats), metrics
-    truth = found.pop(("jit", 1))
-    for generator, discriminator, stats, metrics in found.values():
+        found.append((*moments(state), jax.tree.map(np.asarray, state.generator_stats), metrics))
+    whole, *same_as_whole, parts, same_as_parts = found
+    for truth, (generator, discriminator, stats, metrics) in ((parts, same_as_parts),
+                                                              *((whole, other) for other in same_as_whole)):
         for ours, theirs in ((generator, truth[0]), (discriminator, truth[1]), (stats, truth[2])):
             for a, b in zip(jax.tree.leaves(ours), jax.tree.leaves(theirs), strict=True):
                 np.testing.assert_allclose(a, b, atol=5e-4 * np.abs(b).max() + 5e-6)

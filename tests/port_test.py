@@ -38,7 +38,7 @@ def test_an_nvlabs_generator_becomes_a_run_and_goes_back(shared, tmp_path):
 def test_the_torch_twin_makes_the_same_images(tmp_path):
     """A run of ours, written for torch, loaded into the benchmark's twin: the same images, the same D."""
     torch = pytest.importorskip("torch")
-    from benchmarks.peers import spade_torch
+    from cardiojax.bench.twins import spade_torch
     from cardiojax.nets.gaugan import Discriminator, Generator
     from cardiojax.port.spade import to_nvlabs
 

@@ -5,6 +5,7 @@ import json
 import shutil
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -13,7 +14,7 @@ from cardiojax import data
 from cardiojax.config import Sfera, SferaNet
 from cardiojax.errors import DataError, InputError, Preempted, RunError, TrainingDiverged
 from cardiojax.train import loop, sfera
-from cardiojax.train.parallel import Parallel
+from cardiojax.train.parallel import How, Parallel, gradients
 from cardiojax.train.run import Run
 from conftest import terminate_at
 
@@ -111,6 +112,52 @@ def test_one_device_is_eight_and_jit_is_pmap(phantom_data):
             np.testing.assert_allclose(a - s, b - s, rtol=2e-4, atol=2e-6)
         for a, b in zip(*map(jax.tree.leaves, (results[0][1:], other[1:])), strict=True):
             np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6)
+
+
+def test_micro_batches_add_up():
+    """Three parts of four numbers on each of two devices, by hand: the mean gradient, the state of the last."""
+    x = jnp.arange(24.0)
+
+    def of(slope, seen, micro):
+        return (slope * micro).sum(), (seen + micro.sum(), {"largest": micro.max()})
+
+    gradient, seen, metrics = gradients(of, jnp.array(2.0), jnp.array(0.0), x, parts=3)
+    assert float(gradient) == 276 / 3
+    assert float(seen) == 276
+    assert float(metrics["largest"]) == (21 + 22 + 23) / 3          # parts are 0, 3, 6 …; 1, 4 …; 2, 5 …
+    whole, seen, _ = gradients(of, jnp.array(2.0), jnp.array(0.0), x)
+    assert (float(whole), float(seen)) == (276, 276)
+
+
+@pytest.mark.slow
+def test_accumulated_on_four_devices_is_on_one_and_remat_changes_nothing(phantom_data):
+    import optax
+    config = dataclasses.replace(CONFIG, batch=8)
+    splits, results = [data.open_split(ONE[k], phantom_data) for k in ("training", "validation")], []
+    for how, devices in ((How(accumulate=2), 1), (How(accumulate=2), 4), (How(accumulate=2, remat=True), 1)):
+        task = sfera.SferaTask(config, *splits, how=how)
+        task.optimiser = optax.sgd(1.0)
+        parallel = Parallel(task, devices=jax.devices()[:devices])
+        state, metrics = parallel.step(parallel.place(task.init(jax.random.key(0))), next(task.batches(seed=0)),
+                                       jax.random.key(3))
+        results.append(jax.device_get((state.params, state.stats, metrics)))
+    start = jax.tree.leaves(task.init(jax.random.key(0)).params)
+    for other in results[1:]:
+        for a, b, s in zip(*map(jax.tree.leaves, (results[0][0], other[0])), start, strict=True):
+            np.testing.assert_allclose(a - s, b - s, rtol=2e-4, atol=2e-6)
+        for a, b in zip(*map(jax.tree.leaves, (results[0][1:], other[1:])), strict=True):
+            np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6)
+
+
+def test_a_dry_run_says_what_a_step_costs(phantom_data, tmp_path, caplog):
+    with caplog.at_level("INFO", "cardiojax"):
+        sfera.train(dataclasses.replace(CONFIG, batch=8), preset="tiny", training=ONE["training"], validation=None,
+                    data_dir=phantom_data, run=tmp_path / "run", how=How(dry_run=True))
+    assert "a step: 8 studies on 8 × cpu" in caplog.text
+    count = sum(x.size for x in jax.tree.leaves(task_of(phantom_data).init(jax.random.key(0)).params))
+    assert f"params {count:,}" in caplog.text
+    assert "GFLOP" in caplog.text
+    assert not (tmp_path / "run").exists()
 
 
 def test_an_indivisible_batch_is_refused(phantom_data, tmp_path):

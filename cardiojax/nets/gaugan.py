@@ -75,9 +75,10 @@ class Generator(nnx.Module):
 
     def __init__(self, *, size_px: int, classes: int = 4, channels: int = 1, ngf: int = 64,
                  upsamplings: Upsamplings = "normal", hidden: int = 128, norm: Norm = "syncbatch",
-                 style: bool = False, sparse: bool = True, dtype=jnp.float32, rngs: nnx.Rngs):
+                 style: bool = False, sparse: bool = True, dtype=jnp.float32, remat: bool = False, rngs: nnx.Rngs):
         check_size(size_px, upsamplings)
         self.classes, self.upsamplings, self.sparse, self.dtype = classes, upsamplings, sparse, dtype
+        self.remat = remat
         side = size_px // 2 ** UPSAMPLINGS[upsamplings]
         self.encoder = Encoder(size_px, channels, ngf, dtype, rngs) if style else None
         if style:
@@ -115,9 +116,10 @@ class Generator(nnx.Module):
             x = self.fc(style).reshape(n, side, side, -1)
         else:
             x = self.fc(smallest.one_hot(self.classes, self.dtype))
+        call = nnx.remat(SpadeBlock.__call__, static_argnums=(3, 4)) if self.remat and train else SpadeBlock.__call__
         for block, up in self.blocks():
             x = upsampled(x) if up else x
-            x = block(x, maps[x.shape[1]], train, axis_name)
+            x = call(block, x, maps[x.shape[1]], train, axis_name)
         return jnp.tanh(self.image(leaky(x)).astype(jnp.float32))
 
 

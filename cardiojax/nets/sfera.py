@@ -77,7 +77,8 @@ class Sfera(nnx.Module):
     """
 
     def __init__(self, *, size_px: int, width: int, blocks: int, spatial_features: int, lstm_features: int,
-                 readout: Literal["sum", "final"], dropout: float, dtype, rngs: nnx.Rngs):
+                 readout: Literal["sum", "final"], dropout: float, dtype, remat: bool = False,
+                 rngs: nnx.Rngs):
         if size_px < 2**blocks:
             raise ValueError(f"{blocks} blocks halve {size_px} pixels to nothing; use at most "
                              f"{size_px.bit_length() - 1}")
@@ -91,14 +92,17 @@ class Sfera(nnx.Module):
             for _ in range(2)), return_carry=True, rngs=rngs)
         self.head = nnx.Linear(2 * lstm_features, 2, use_bias=False, rngs=rngs)
         self.offset = nnx.Param(jnp.full(2, 0.3))
-        self.readout, self.dtype, self.dropout = readout, dtype, dropout
+        self.readout, self.dtype, self.dropout, self.remat = readout, dtype, dropout, remat
 
     def encode(self, images: Float[Array, "n h w 2"], weight: Float[Array, " n"], train: bool,
                axis_name: str | None = None) -> Float[Array, "n f"]:
         """Slices in [0, 1] → spatial features; `weight` 0 marks padding."""
         x = (images - 0.5).astype(self.dtype)
+        call = ResidualBlock.__call__
+        if self.remat and train:
+            call = nnx.remat(call, static_argnums=(3, 4))
         for block in self.blocks:
-            x = block(x, weight, train, axis_name)
+            x = call(block, x, weight, train, axis_name)
         return nnx.relu(self.spatial(x.reshape(len(x), -1))).astype(jnp.float32)
 
     def __call__(self, frames: Float[Array, "b s h w 2"], n_slices: Int[Array, " b"], *, train: bool = False,

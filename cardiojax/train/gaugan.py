@@ -24,7 +24,7 @@ from cardiojax.frames import FrameBatch, Frames, training_batches
 from cardiojax.nets.gaugan import STYLE, Discriminator, Generator, padded_px
 from cardiojax.nets.spade import MOMENTUM, SpectralVector, power_iteration
 from cardiojax.train import loop, parallel
-from cardiojax.train.run import Run, read_config
+from cardiojax.train.run import read_config
 
 PREVIEWS = 8               # held-out masks that are rendered at every evaluation
 STATISTICS_BATCHES = 20    # of training masks, that the averaged generator's statistics are re-estimated from
@@ -47,10 +47,10 @@ class State:
     discriminator_opt: optax.OptState
 
 
-def build_generator(net: GauganNet, rngs: nnx.Rngs) -> Generator:
+def build_generator(net: GauganNet, rngs: nnx.Rngs, remat: bool = False) -> Generator:
     return Generator(size_px=padded_px(net.size_px, net.upsamplings), classes=net.classes, channels=net.channels,
                      ngf=net.ngf, upsamplings=net.upsamplings, hidden=net.hidden, norm=net.norm, style=net.style,
-                     sparse=net.sparse, dtype=jax_dtype(net.dtype), rngs=rngs)
+                     sparse=net.sparse, dtype=jax_dtype(net.dtype), remat=remat, rngs=rngs)
 
 
 def build_discriminator(net: GauganNet, rngs: nnx.Rngs) -> Discriminator:
@@ -74,7 +74,7 @@ class GauganTask:
     """`init`, `step` and `evaluate` of one training run; `step` is pure and is jitted by the caller."""
 
     def __init__(self, config: GauganConfig, training: Frames, validation: Frames, features=None,
-                 init: tuple[nnx.State, ...] | None = None, judge=None):
+                 init: tuple[nnx.State, ...] | None = None, judge=None, how: parallel.How = parallel.PLAIN):
         """features: the perceptual network; init: the model to start from; judge: held-out figures of a generator.
 
         Raises DataError for labels that the network has no room for, and for held-out ones not in the training data.
@@ -83,10 +83,10 @@ class GauganTask:
             raise DataError(f"the masks hold label {max(training.labels)}; --classes {config.net.classes} is too few")
         if unseen := sorted(set(validation.labels) - set(training.labels)):
             raise DataError(f"{validation.split.name} has label {unseen[0]}, which {training.split.name} never shows")
-        self.config, self.training, self.validation = config, training, validation
+        self.config, self.training, self.validation, self.how = config, training, validation, how
         self.features, self.fixed, self.judge, self.parent = features, getattr(features, "weights", ()), judge, init
         self.size_px = padded_px(config.net.size_px, config.net.upsamplings)
-        self.generator = nnx.graphdef(nnx.eval_shape(lambda: build_generator(config.net, nnx.Rngs(0))))
+        self.generator = nnx.graphdef(nnx.eval_shape(lambda: build_generator(config.net, nnx.Rngs(0), how.remat)))
         self.discriminator = nnx.graphdef(nnx.eval_shape(lambda: build_discriminator(config.net, nnx.Rngs(0))))
         self.generator_optimiser, self.discriminator_optimiser = (
             optax.adam(self._schedule(rate), b1=0.0, b2=0.9)
@@ -124,22 +124,26 @@ class GauganTask:
                                         self.config.augment)
         images = jnp.repeat(padded(2 * images - 1, self.size_px, "reflect")[..., None], self.config.net.channels, -1)
         labels = padded(labels, self.size_px, "constant")
-        maps = nnx.merge(self.generator, state.generator, state.generator_stats, copy=True).label_maps(labels)
+        maps = self._maps(state, labels) if self.how.accumulate == 1 else None         # one serves both passes
         noise, fresh_noise = (jax.vmap(lambda k: jax.random.normal(k, (STYLE,)))(study_keys(k, len(images), first))
                               for k in jax.random.split(style_key))
-        inputs = (images, labels, maps, noise, fixed, axis_name)
 
-        gradients, (state, metrics) = jax.grad(self._generator_loss, has_aux=True)(state.generator, state, *inputs)
+        def generator_loss(params, state, micro):
+            return self._generator_loss(params, state, *micro, maps, fixed, axis_name)
+
+        def discriminator_loss(params, state, micro):
+            return self._discriminator_loss(params, state, *micro, maps, axis_name)
+
+        gradients, state, metrics = parallel.gradients(
+            generator_loss, state.generator, state, (images, labels, noise), self.how.accumulate)
         generator, generator_opt = self._updated(self.generator_optimiser, gradients, state.generator,
                                                  state.generator_opt, axis_name)
         decay = jnp.minimum(self.config.ema, (1 + state.step) / (10 + state.step))
         ema = jax.tree.map(lambda old, new: decay * old + (1 - decay) * new, state.ema, generator)
         state = state.replace(generator=generator, generator_opt=generator_opt, ema=ema)
 
-        fake, stats, _ = self._fake(state.generator, state, images, maps, fresh_noise, axis_name)
-        state = state.replace(generator_stats=stats)
-        gradients, (state, d_metrics) = jax.grad(self._discriminator_loss, has_aux=True)(
-            state.discriminator, state, fake, images, labels)
+        gradients, state, d_metrics = parallel.gradients(
+            discriminator_loss, state.discriminator, state, (images, labels, fresh_noise), self.how.accumulate)
         discriminator, discriminator_opt = self._updated(self.discriminator_optimiser, gradients, state.discriminator,
                                                          state.discriminator_opt, axis_name)
         metrics |= d_metrics
@@ -148,13 +152,16 @@ class GauganTask:
         return state.replace(step=state.step + 1, discriminator=discriminator,
                              discriminator_opt=discriminator_opt), metrics
 
+    def _maps(self, state: State, labels):
+        return nnx.merge(self.generator, state.generator, state.generator_stats, copy=True).label_maps(labels)
+
     def _updated(self, optimiser, gradients, params, opt, axis_name):
         if axis_name is not None:
             gradients = jax.lax.pmean(gradients, axis_name)
         updates, opt = optimiser.update(gradients, opt, params)
         return optax.apply_updates(params, updates), opt
 
-    def _fake(self, params: nnx.State, state: State, images, maps, noise, axis_name):
+    def _fake(self, params: nnx.State, state: State, images, labels, noise, maps, axis_name):
         """A train-mode pass of G: images, its new statistics, and the KL divergence of their styles."""
         net = nnx.merge(self.generator, params, state.generator_stats, copy=True)
         power_iteration(net)
@@ -165,7 +172,7 @@ class GauganTask:
             divergence = losses.kl_divergence(mean, log_variance)
             if axis_name is not None:       # a sum over the batch: of all replicas, where their mean is taken after
                 divergence = divergence * jax.lax.axis_size(axis_name)
-        fake = net(maps, train=True, style=style, axis_name=axis_name)
+        fake = net(maps or net.label_maps(labels), train=True, style=style, axis_name=axis_name)
         return fake, nnx.state(net, nnx.BatchStat), divergence
 
     def _judged(self, params: nnx.State, stats: nnx.State) -> tuple[Discriminator, nnx.State]:
@@ -174,8 +181,8 @@ class GauganTask:
         power_iteration(net)
         return net, nnx.state(net, nnx.BatchStat)
 
-    def _generator_loss(self, params, state: State, images, labels, maps, noise, fixed, axis_name):
-        fake, generator_stats, divergence = self._fake(params, state, images, maps, noise, axis_name)
+    def _generator_loss(self, params, state: State, images, labels, noise, maps, fixed, axis_name):
+        fake, generator_stats, divergence = self._fake(params, state, images, labels, noise, maps, axis_name)
         judge, discriminator_stats = self._judged(state.discriminator, state.discriminator_stats)
         on_fake, on_real = judge(labels, fake), judge(labels, images)      # instance norm: apart is as together
         adversarial = losses.hinge_generator(on_fake)
@@ -191,7 +198,9 @@ class GauganTask:
         state = state.replace(generator_stats=generator_stats, discriminator_stats=discriminator_stats)
         return total, (state, {"loss": total, **metrics})
 
-    def _discriminator_loss(self, params, state: State, fake, images, labels):
+    def _discriminator_loss(self, params, state: State, images, labels, noise, maps, axis_name):
+        fake, stats, _ = self._fake(state.generator, state, images, labels, noise, maps, axis_name)
+        state = state.replace(generator_stats=stats)
         judge, stats = self._judged(params, state.discriminator_stats)
         both = judge(jnp.concatenate([labels, labels]), jnp.concatenate([jax.lax.stop_gradient(fake), images]))
         n = len(fake)
@@ -251,20 +260,18 @@ class GauganTask:
 
 
 def train(config: GauganConfig, *, preset: str, training: str, validation: str | None, data_dir: Path, run: Path,
-          init: Path | None = None, judge: Path | None = None, seed: int = 0, mode: parallel.Mode = "jit"
+          init: Path | None = None, judge: Path | None = None, seed: int = 0, how: parallel.How = parallel.PLAIN
           ) -> dict[str, float]:
     """Train (or go on training) a run folder; the last evaluation's figures. Raises InputError, Preempted."""
     from cardiojax.evaluate.synthesis import Judge
     split, held_out = data.open_pair(training, validation, data_dir, need_volumes=False)
-    parallel.check_batch(config.batch, len(jax.devices()), "images")
+    parallel.check_batch(config.batch, len(jax.devices()), "images", how.accumulate)
     task = GauganTask(config, Frames(split), Frames(held_out), perceptual.load(config), parent(init, config),
-                      None if judge is None else Judge(judge, held_out))
+                      None if judge is None else Judge(judge, held_out), how)
     settings = {"task": "gaugan", "preset": preset, "config": dataclasses.asdict(config), "seed": seed,
                 "labels": task.training.labels, "data": {"training": training, "validation": held_out.name},
                 "parent": None if init is None else str(init), "judge": None if judge is None else str(judge)}
-    with Run(run, settings) as opened:
-        return loop.fit(task, opened, steps=config.steps, batch=config.batch, evaluate_every=config.evaluate_every,
-                        seed=seed, keep=config.keep, parallel=parallel.Parallel(task, mode), unit="images")
+    return loop.train(task, run, settings, how, config, "images")
 
 
 def parent(init: Path | None, config: GauganConfig) -> tuple[nnx.State, ...] | None:

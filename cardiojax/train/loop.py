@@ -9,6 +9,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any, Protocol
 
 import jax
@@ -18,13 +19,14 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from cardiojax.errors import Preempted, TrainingDiverged
-from cardiojax.train.parallel import Parallel
+from cardiojax.train.parallel import How, Parallel
 from cardiojax.train.run import Run
 
 log = logging.getLogger("cardiojax")
 
 LOG_EVERY = 10            # steps; losses stay on the device until then
 SAY_EVERY_S = 30.0        # between lines where the output is no terminal
+PROFILED = (11, 16)       # of the steps after the start: the first that is traced, the first that is not
 SAVE_EVERY_S = 120.0      # between checkpoints: what a killed process loses at most
 
 
@@ -45,8 +47,38 @@ class Task(Protocol):
     def score(self, metrics: dict[str, float]) -> float: ...
 
 
+def train(task: Task, run: Path, settings: dict[str, Any], how: How, config: Any, unit: str = "studies"
+          ) -> dict[str, float]:
+    """`fit` a task in a run folder of these settings, or say what its step costs (`how.dry_run`)."""
+    parallel = Parallel(task, how.parallel)
+    if how.dry_run:
+        cost(task, parallel, config.batch, unit)
+        return {}
+    with Run(run, {**settings, "accumulate": how.accumulate}) as opened:
+        return fit(task, opened, steps=config.steps, batch=config.batch, evaluate_every=config.evaluate_every,
+                   seed=settings["seed"], keep=config.keep, parallel=parallel, unit=unit, profile=how.profile)
+
+
+def cost(task: Task, parallel: Parallel, batch: int, unit: str):
+    """Log what one step takes, by the compiler's own analysis."""
+    state = jax.eval_shape(task.init, jax.random.key(0))
+    arrays = next(task.batches(0, jax.process_index(), jax.process_count()))
+    began = time.monotonic()
+    compiled = parallel.compiled(state, arrays)
+    took, memory = time.monotonic() - began, compiled.memory_analysis()
+    flops = (compiled.cost_analysis() or {}).get("flops", math.nan)
+    shapes = ", ".join(f"{np.shape(x)} {x.dtype}" for x in jax.tree.leaves(arrays))
+    sizes = {k: sum(x.size for x in jax.tree.leaves(v)) for k, v in vars(state).items()}
+    log.info("a step: %d %s on %d × %s, compiled in %.0f s", batch, unit, len(parallel.devices),
+             parallel.devices[0].device_kind, took)
+    log.info("each process brings %s", shapes)
+    log.info("numbers in the state: %s", ", ".join(f"{k} {n:,}" for k, n in sizes.items() if n > 1))
+    log.info("a device: %.3g GFLOP, %.2f GiB of arguments, %.2f GiB of temporaries", flops / 1e9,
+             memory.argument_size_in_bytes / 2**30, memory.temp_size_in_bytes / 2**30)
+
+
 def fit(task: Task, run: Run, *, steps: int, batch: int, evaluate_every: int, seed: int, keep: str = "last",
-        parallel: Parallel, unit: str = "studies") -> dict[str, float]:
+        parallel: Parallel, unit: str = "studies", profile: Path | None = None) -> dict[str, float]:
     """Train to `steps`, going on from the run's latest checkpoint. Returns the last evaluation's metrics.
 
     In this order: the newest checkpoint with its place in the data; steps, each with a key folded from the seed
@@ -66,7 +98,11 @@ def fit(task: Task, run: Run, *, steps: int, batch: int, evaluate_every: int, se
     saved = time.monotonic()
     with StopSignal() as stop, Line(steps, start, batch, unit) as line:
         for at in range(start + 1, steps + 1):
-            state, values = parallel.step(state, next(batches), step_key)
+            if profile and at - start in PROFILED:
+                trace(profile, at - start == PROFILED[0], state)
+            batch_here = next(batches)
+            with jax.transfer_guard_host_to_device("disallow"), jax.transfer_guard_device_to_host("disallow"):
+                state, values = parallel.step(state, batch_here, step_key)         # nothing but the batch goes across
             pending.append((at, values))
             last, stopping = at == steps, stop.at(at)
             if at % LOG_EVERY == 0 or last or stopping or at % evaluate_every == 0:
@@ -91,6 +127,15 @@ def fit(task: Task, run: Run, *, steps: int, batch: int, evaluate_every: int, se
             if stopping and not last:
                 raise Preempted(f"stopped at step {at} of {steps} and saved; the same command goes on from there")
     return metrics
+
+
+def trace(folder: Path, begin: bool, state: Any):
+    jax.block_until_ready(state)
+    if begin:
+        jax.profiler.start_trace(str(folder))
+    else:
+        jax.profiler.stop_trace()
+        log.info("trace of %d steps in %s", PROFILED[1] - PROFILED[0], folder)
 
 
 def record(pending: list[tuple[int, dict]], run: Run) -> float:

@@ -2,9 +2,12 @@
 
 import dataclasses
 import functools
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any, Literal
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
@@ -15,12 +18,58 @@ Mode = Literal["jit", "pmap"]
 AXIS = "data"
 
 
-def check_batch(batch: int, devices: int, things: str = "studies"):
+@dataclasses.dataclass(frozen=True)
+class How:
+    """How a step is computed: what may differ between two machines that train the same run."""
+
+    parallel: Mode = "jit"
+    """How the step is spread over the devices."""
+    accumulate: int = 1
+    """Micro-batches that a step's gradients are added up from, one after the other, to spare memory. Losses and batch
+    statistics are then each micro-batch's own, so this is one of the settings that a resumed run must keep."""
+    remat: bool = False
+    """Compute activations again in the backward pass instead of keeping them: less memory, a third more time."""
+    profile: Path | None = None
+    """Write a trace of five steps to this folder (TensorBoard and Perfetto read it)."""
+    dry_run: bool = False
+    """Compile the step, print shapes, parameters, FLOPs and memory, and leave."""
+
+    def __post_init__(self):
+        if self.accumulate < 1:
+            raise ValueError(f"accumulate must be at least 1, not {self.accumulate}")
+
+
+PLAIN = How()
+
+
+def check_batch(batch: int, devices: int, things: str = "studies", accumulate: int = 1):
     """Batch sizes are global. Raises InputError with the sizes that fit."""
-    if batch % devices:
-        fit = sorted({max(devices, batch // devices * devices), (batch // devices + 1) * devices})
-        raise InputError(f"a batch of {batch} {things} does not divide over {devices} devices; "
+    if batch % (unit := devices * accumulate):
+        fit = sorted({max(unit, batch // unit * unit), (batch // unit + 1) * unit})
+        micro = f" in {accumulate} micro-batches" if accumulate > 1 else ""
+        raise InputError(f"a batch of {batch} {things} does not divide over {devices} devices{micro}; "
                          f"{' or '.join(map(str, fit))} would")
+
+
+def gradients(of: Callable, params: Any, state: Any, batch: Any, parts: int = 1) -> tuple[Any, Any, dict]:
+    """Mean gradient of `of(params, state, batch) → loss, (state, metrics)` over `parts` micro-batches, the state after
+    the last of them, and their mean metrics. Each device's share of the batch is split for itself."""
+    gradient = jax.grad(of, has_aux=True)
+    if parts == 1:
+        total, (state, metrics) = gradient(params, state, batch)
+        return total, state, metrics
+
+    def one(carry, micro):
+        total, state = carry
+        here, (state, metrics) = gradient(params, state, micro)
+        return (jax.tree.map(jnp.add, total, here), state), metrics
+
+    def split(x):
+        return x.reshape(len(x) // parts, parts, *x.shape[1:]).swapaxes(0, 1)
+
+    (total, state), metrics = jax.lax.scan(one, (jax.tree.map(jnp.zeros_like, params), state),
+                                           jax.tree.map(split, batch))
+    return jax.tree.map(lambda x: x / parts, total), state, jax.tree.map(lambda x: x.mean(axis=0), metrics)
 
 
 class Parallel:
@@ -81,6 +130,16 @@ class Parallel:
         """What a checkpoint is restored as."""
         return jax.tree.map(lambda x: jax.ShapeDtypeStruct(np.shape(x), x.dtype, sharding=self.replicated), state)
 
+    def compiled(self, state: Any, batch: Any) -> jax.stages.Compiled:
+        """The step for one process, compiled from shapes alone."""
+        def abstract(tree, sharding):
+            return jax.tree.map(lambda x: jax.ShapeDtypeStruct(np.shape(x), x.dtype, sharding=sharding), tree)
+
+        if len(self.devices) > 1:
+            batch = unpacked(batch)
+        return self._step.lower(self.abstract(state), abstract(batch, self.sharded), jax.random.key(0),
+                                abstract(self.fixed, self.replicated)).compile()
+
     def step(self, state: Any, batch: Any, key: jax.Array) -> tuple[Any, dict[str, jax.Array]]:
         """One step on this process's part of a batch."""
         if len(self.devices) > 1:
@@ -89,7 +148,7 @@ class Parallel:
             return self._step(state, self._put(batch, self.sharded), key, self.fixed)
         n = self.count_here
         batch = jax.tree.map(lambda x: x.reshape(n, len(x) // n, *x.shape[1:]), batch)
-        state, metrics = self._step(state, batch, key, self.fixed)
+        state, metrics = self._step(state, self._put(batch, self.sharded), key, self.fixed)
         return state, jax.tree.map(lambda x: local(x)[0], metrics)
 
 

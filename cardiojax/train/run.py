@@ -22,6 +22,7 @@ from tensorboardX import SummaryWriter
 from cardiojax.errors import RunError
 
 FORMAT = 1
+OF_OLD = {"accumulate": 1}         # what a run was made with that does not say
 LIBRARIES = ("cardiojax", "jax", "flax", "optax", "orbax-checkpoint", "tensorflow-datasets", "numpy")
 
 
@@ -141,8 +142,8 @@ def together(what: str):
 
 def _check_same(found: dict, settings: dict, path: Path):
     wanted = json.loads(json.dumps(settings))
-    for key in ("task", "seed", "data", "parent", "judge"):
-        if found.get(key) != wanted.get(key):
+    for key in ("task", "seed", "data", "parent", "judge", "accumulate"):
+        if found.get(key, OF_OLD.get(key)) != wanted.get(key, OF_OLD.get(key)):
             raise RunError(f"{path} holds a run with {key} {found.get(key)!r}, not {wanted.get(key)!r}; "
                            "choose another --run or the same settings")
     for key, value in wanted["config"].items():

@@ -23,7 +23,6 @@ from cardiojax.errors import RunError
 from cardiojax.evaluate.metrics import Accumulator, with_ef
 from cardiojax.nets.sfera import MOMENTUM, TYPICAL_SLICES, Sfera
 from cardiojax.train import loop, parallel
-from cardiojax.train.run import Run
 
 STATISTICS_STUDIES = 512       # training studies that the batch statistics are re-estimated from
 
@@ -61,23 +60,25 @@ class State:
     opt: optax.OptState
 
 
-def split_model(net: SferaNet, rngs: nnx.Rngs) -> tuple[nnx.GraphDef, nnx.State, nnx.State, nnx.State]:
+def split_model(net: SferaNet, rngs: nnx.Rngs, remat: bool = False
+                ) -> tuple[nnx.GraphDef, nnx.State, nnx.State, nnx.State]:
     """A new network as graphdef, parameters, batch statistics and the rest."""
     fields = dataclasses.asdict(net)
-    model = Sfera(**{**fields, "dtype": jax_dtype(net.dtype)}, rngs=rngs)
+    model = Sfera(**{**fields, "dtype": jax_dtype(net.dtype)}, remat=remat, rngs=rngs)
     return nnx.split(model, nnx.Param, nnx.BatchStat, ...)
 
 
 class SferaTask:
     """`init`, `step` and `evaluate` of one training run; `step` is pure and is jitted by the caller."""
 
-    def __init__(self, config: SferaConfig, training: Split, validation: Split, init: dict | None = None):
-        self.config, self.training, self.validation = config, training, validation
+    def __init__(self, config: SferaConfig, training: Split, validation: Split, init: dict | None = None,
+                 how: parallel.How = parallel.PLAIN):
+        self.config, self.training, self.validation, self.how = config, training, validation, how
         self.slices = data.max_slices(training, validation)
         self.scaling = init["scaling"] if init else Scaling.of(training)
         self.fixed = self.scaling           # an argument of the step, so that one compilation serves every dataset
         self.parent = init
-        self.graph, _, self.no_stats, self.rest = split_model(config.net, nnx.Rngs(0))
+        self.graph, _, self.no_stats, self.rest = split_model(config.net, nnx.Rngs(0), how.remat)
         self.mean_predictor = with_ef(training.volumes_ml).mean(axis=0)
         schedule = optax.cosine_decay_schedule(config.learning_rate, config.steps)
         self.optimiser = optax.chain(
@@ -109,16 +110,18 @@ class SferaTask:
         # an area (mm²) / 1000 is that slice's share of V / spacing (ml/mm); see SferaOutput.areas
         share = areas / 1000.0 / (fixed.high - fixed.low) * TYPICAL_SLICES
 
-        def loss(params):
-            model = nnx.merge(self.graph, params, state.stats, self.rest, copy=True)
-            out = model(frames, batch.n_slices, train=True, budget=batch.budget, dropout_keys=dropout_keys,
-                        axis_name=axis_name)
+        def loss(params, stats, micro):
+            frames, n_slices, target, share, dropout_keys = micro
+            model = nnx.merge(self.graph, params, stats, self.rest, copy=True)
+            out = model(frames, n_slices, train=True, budget=batch.budget if self.how.accumulate == 1 else None,
+                        dropout_keys=dropout_keys, axis_name=axis_name)
             volume = losses.masked_rmse(out.volumes, target, jnp.ones_like(target), axis_name)
             area = losses.masked_rmse(out.areas, share, ~jnp.isnan(share) * 1.0, axis_name)
             total = volume + self.config.area_weight * area
             return total, (nnx.state(model, nnx.BatchStat), {"loss": total, "volume_rmse": volume, "area_rmse": area})
 
-        (_, (stats, metrics)), gradients = jax.value_and_grad(loss, has_aux=True)(state.params)
+        gradients, stats, metrics = parallel.gradients(
+            loss, state.params, state.stats, (frames, batch.n_slices, target, share, dropout_keys), self.how.accumulate)
         if axis_name is not None:
             # every replica's loss is the whole batch's, so each gradient counts the replicas once too often
             gradients = jax.lax.pmean(gradients, axis_name)
@@ -192,10 +195,10 @@ def features_of(graph, rest, params, stats, batch: Batch, views: int) -> Float[A
 
 
 def train(config: SferaConfig, *, preset: str, training: str, validation: str | None, data_dir: Path, run: Path,
-          init: Path | None = None, seed: int = 0, mode: parallel.Mode = "jit") -> dict[str, float]:
+          init: Path | None = None, seed: int = 0, how: parallel.How = parallel.PLAIN) -> dict[str, float]:
     """Train (or go on training) a run folder; the last validation metrics. Raises InputError, Preempted."""
     training_split, validation_split = data.open_pair(training, validation, data_dir)
-    parallel.check_batch(config.batch, len(jax.devices()))
+    parallel.check_batch(config.batch, len(jax.devices()), accumulate=how.accumulate)
     parent = None
     if init is not None:
         from cardiojax.predict import Predictor
@@ -203,10 +206,8 @@ def train(config: SferaConfig, *, preset: str, training: str, validation: str | 
         if loaded.config.net != config.net:
             raise RunError(f"--init {init} has another network: {loaded.config.net}")
         parent = {"params": loaded.params, "stats": loaded.stats, "scaling": loaded.scaling}
-    task = SferaTask(config, training_split, validation_split, parent)
+    task = SferaTask(config, training_split, validation_split, parent, how)
     settings = {"task": "sfera", "preset": preset, "config": dataclasses.asdict(config), "seed": seed,
                 "data": {"training": training, "validation": validation_split.name},
                 "parent": None if init is None else str(init)}
-    with Run(run, settings) as opened:
-        return loop.fit(task, opened, steps=config.steps, batch=config.batch, evaluate_every=config.evaluate_every,
-                        seed=seed, keep=config.keep, parallel=parallel.Parallel(task, mode))
+    return loop.train(task, run, settings, how, config)

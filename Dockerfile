@@ -1,0 +1,13 @@
+# cardiojax for CUDA nodes: docker build -t cardiojax . && docker run --gpus all -v $PWD:/work cardiojax train …
+# JAX's wheels bring CUDA; the host needs the driver alone.
+FROM python:3.12-slim
+WORKDIR /opt/cardiojax
+COPY pyproject.toml README.md LICENSE ./
+COPY cardiojax cardiojax
+COPY data_builders data_builders
+COPY launch launch
+RUN pip install --no-cache-dir '.[cuda]'
+ENV JAX_COMPILATION_CACHE_DIR=/work/.jax-cache
+WORKDIR /work
+ENTRYPOINT ["cardiojax"]
+CMD ["--help"]

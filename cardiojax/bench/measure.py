@@ -1,0 +1,92 @@
+"""Several sides measured in turn, on one machine, in one run: medians and their ratio."""
+
+import dataclasses
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+
+import numpy as np
+
+from cardiojax.bench.workloads import Spec
+from cardiojax.errors import InputError
+
+# dense FLOP/s by device and type; float32 runs on TF32 units by JAX's default
+PEAKS = {"NVIDIA H100 80GB HBM3": {"bfloat16": 989e12, "float32": 495e12},
+         "NVIDIA H200": {"bfloat16": 989e12, "float32": 495e12},
+         "NVIDIA A100-SXM4-80GB": {"bfloat16": 312e12, "float32": 156e12}}
+
+
+@dataclasses.dataclass
+class Side:
+    """A child process that waits for its turn. Idle threads of PyTorch spin, and would slow whatever shares a process
+    with them; both sides allocate huge pages, which spares both their page faults."""
+
+    spec: Spec
+
+    def __post_init__(self):
+        flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count={self.spec.devices}"
+        self.child = subprocess.Popen(
+            [sys.executable, "-m", "cardiojax.bench.serve", json.dumps(dataclasses.asdict(self.spec))], text=True,
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+            env={**os.environ, "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1", "XLA_FLAGS": flags.strip()})
+        self.seconds: list[float] = []
+        self.about = self.heard()
+
+    def heard(self):
+        line = self.child.stdout.readline()
+        if not line:
+            last = (self.child.stderr.read().strip().splitlines() or ["it said nothing"])[-1]
+            raise InputError(f"{self.spec.name} cannot be measured: {last}")
+        return json.loads(line)
+
+    def turn(self):
+        print("once", file=self.child.stdin, flush=True)
+        self.seconds.append(self.heard())
+
+    def end(self):
+        self.child.stdin.close()
+        self.peak_memory_bytes = self.heard()
+        self.child.wait()
+
+    def rows(self) -> Iterator[dict]:
+        what = f"{self.spec.what} {self.spec.network}"
+        median, things = float(np.median(self.seconds)), self.about["things"]
+        found = {"": (things / median, f"{self.about['unit']}/s"), " call": (1000 * median, "ms"),
+                 " peak memory": (self.peak_memory_bytes / 2**30, "GiB")}
+        if flops := self.about["flops"]:
+            found[" FLOP/s"] = flops / median / 1e12, "TFLOP/s"
+            if peak := PEAKS.get(self.about["device"], {}).get(self.spec.dtype):
+                found[" model-FLOPs utilisation"] = flops / median / (peak * self.spec.devices), "of peak"
+        for suffix, (value, unit) in found.items():
+            yield {"what": what + suffix, "impl": self.spec.impl + (" compiled" if self.spec.compiled else ""),
+                   "dtype": self.spec.dtype, "devices": self.spec.devices, "batch": things,
+                   "value": float(f"{value:.4g}"), "unit": unit}
+
+
+def measured(specs: list[Spec], rounds: int, heard) -> list[Side]:
+    """Each side once a round, in turn; `heard(side)` after each. Raises InputError where a side cannot run."""
+    sides = [Side(spec) for spec in specs]
+    try:
+        for _ in range(rounds):
+            for side in sides:
+                side.turn()
+                heard(side)
+        for side in sides:
+            side.end()
+    finally:
+        for side in sides:
+            side.child.kill()
+    return sides
+
+
+def ratios(sides: list[Side]) -> dict[str, float | None]:
+    """How many times as fast as the peer's best we are: at our best, and float32 against float32."""
+    def best(impl: str, dtypes: tuple[str, ...]) -> float:
+        return min((float(np.median(s.seconds)) for s in sides if s.spec.impl == impl and s.spec.dtype in dtypes),
+                   default=float("nan"))
+
+    found = {"ratio_to_peer": best("torch", ("float32", "bfloat16")) / best("cardiojax", ("float32", "bfloat16")),
+             "ratio_float32": best("torch", ("float32",)) / best("cardiojax", ("float32",))}
+    return {k: float(f"{v:.3g}") if np.isfinite(v) else None for k, v in found.items()}

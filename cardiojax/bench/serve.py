@@ -1,0 +1,47 @@
+"""One side of a measurement in a process of its own: `python -m cardiojax.bench.serve SPEC`, SPEC being JSON.
+
+Says what it does in a line of JSON once it has done it twice; then, for each line on stdin, the seconds of once more;
+at the end of stdin its peak memory.
+"""
+
+import json
+import resource
+import sys
+import time
+
+import jax
+
+from cardiojax.bench import workloads
+
+
+def main():
+    spec = workloads.Spec(**json.loads(sys.argv[1]))
+    workload = (workloads.ours if spec.impl == "cardiojax" else workloads.theirs)(spec)
+    for _ in range(2):
+        workload.call()                  # compiles, warms up
+    say({"things": workload.things, "unit": workload.unit, "flops": workload.flops,
+         "device": jax.devices()[0].device_kind})
+    for _ in sys.stdin:
+        began = time.perf_counter()
+        workload.call()
+        say(time.perf_counter() - began)
+    say(peak_memory_bytes(spec))
+
+
+def peak_memory_bytes(spec: workloads.Spec) -> int:
+    """Of the accelerator, or of this process where there is none."""
+    if spec.impl == "torch":
+        import torch
+        if torch.cuda.is_available():
+            return torch.cuda.max_memory_allocated()
+    elif stats := jax.devices()[0].memory_stats():
+        return stats["peak_bytes_in_use"]
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def say(what):
+    print(json.dumps(what), flush=True)
+
+
+if __name__ == "__main__":
+    main()

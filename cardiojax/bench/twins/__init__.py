@@ -1,0 +1,1 @@
+"""The same networks in plain PyTorch, to measure ours against. Need the extra `cardiojax[torch]`."""
