@@ -100,9 +100,7 @@ def fit(task: Task, run: Run, *, steps: int, batch: int, evaluate_every: int, se
         for at in range(start + 1, steps + 1):
             if profile and at - start in PROFILED:
                 trace(profile, at - start == PROFILED[0], state)
-            batch_here = next(batches)
-            with jax.transfer_guard_host_to_device("disallow"), jax.transfer_guard_device_to_host("disallow"):
-                state, values = parallel.step(state, batch_here, step_key)         # nothing but the batch goes across
+            state, values = parallel.step(state, next(batches), step_key)
             pending.append((at, values))
             last, stopping = at == steps, stop.at(at)
             if at % LOG_EVERY == 0 or last or stopping or at % evaluate_every == 0:

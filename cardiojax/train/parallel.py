@@ -144,12 +144,14 @@ class Parallel:
         """One step on this process's part of a batch."""
         if len(self.devices) > 1:
             batch = unpacked(batch)
-        if self.mode == "jit":
-            return self._step(state, self._put(batch, self.sharded), key, self.fixed)
-        n = self.count_here
-        batch = jax.tree.map(lambda x: x.reshape(n, len(x) // n, *x.shape[1:]), batch)
-        state, metrics = self._step(state, self._put(batch, self.sharded), key, self.fixed)
-        return state, jax.tree.map(lambda x: local(x)[0], metrics)
+        if self.mode == "pmap":
+            n = self.count_here
+            batch = jax.tree.map(lambda x: x.reshape(n, len(x) // n, *x.shape[1:]), batch)
+        batch = self._put(batch, self.sharded)
+        guard = "disallow" if self.mode == "jit" or self.alone else "allow"       # pmap copies the key to its mesh
+        with jax.transfer_guard_host_to_device(guard), jax.transfer_guard_device_to_host(guard):
+            state, metrics = self._step(state, batch, key, self.fixed)        # nothing but the batch goes across
+        return state, metrics if self.mode == "jit" else jax.tree.map(lambda x: local(x)[0], metrics)
 
 
 def shardings(devices: list) -> tuple[NamedSharding, NamedSharding]:
