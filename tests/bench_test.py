@@ -1,0 +1,57 @@
+"""Measurements: who is compared with whom, what a row says; what a program sends."""
+
+import dataclasses
+import json
+
+import pytest
+
+from benchmarks.communication import collectives
+from cardiojax.bench import measure, workloads
+from launch.cli import main
+
+
+class Timed(measure.Side):
+    """A side whose seconds are given."""
+
+    def __init__(self, spec, seconds):
+        self.spec, self.seconds, self.peak_memory_bytes = spec, seconds, 2**30
+        self.about = {"things": 8, "unit": "images", "flops": 1e12, "device": "NVIDIA H100 80GB HBM3"}
+
+
+def test_ratios_are_of_medians_and_the_best_of_each_side():
+    spec = workloads.Spec("train")
+    sides = [Timed(spec, [1.0, 2.0, 9.0]), Timed(dataclasses.replace(spec, dtype="bfloat16"), [1.0]),
+             Timed(dataclasses.replace(spec, impl="torch"), [5.0]),
+             Timed(dataclasses.replace(spec, impl="torch", dtype="bfloat16", compiled=True), [3.0])]
+    assert measure.ratios(sides) == {"ratio_to_peer": 3.0, "ratio_float32": 2.5}
+    assert measure.ratios(sides[:1]) == {"ratio_to_peer": None, "ratio_float32": None}
+    rows = {r["what"]: r for r in sides[0].rows()}
+    assert rows["train gaugan"]["value"] == 4.0                   # 8 images in 2 s
+    assert rows["train gaugan"]["unit"] == "images/s"
+    assert rows["train gaugan FLOP/s"]["value"] == 0.5
+    assert rows["train gaugan model-FLOPs utilisation"]["value"] == pytest.approx(0.5e12 / 495e12, rel=1e-3)
+    assert next(sides[3].rows())["impl"] == "torch compiled"
+
+
+def test_collectives_of_a_program():
+    hlo = """
+  %a = f32[2,3]{1,0} all-reduce(%x), replica_groups={}
+  %b = (f32[10]{0}, bf16[4]{0}) all-reduce-start(%y, %z), channel_id=1
+  %c = u8[7]{0} all-gather(%w), dimensions={0}
+  %d = f32[5]{0} add(%all-reduce, %x)
+"""
+    assert collectives(hlo) == {"all-reduce": {"count": 2, "bytes": 24 + 48}, "all-gather": {"count": 1, "bytes": 7}}
+
+
+@pytest.mark.slow
+def test_bench_from_the_command_line(tmp_path, capsys):
+    assert main(["bench", "input", "--task", "sfera", "--preset", "tiny", "--rounds", "2", "--json",
+                 str(tmp_path / "input.json")]) == 0
+    found = json.loads((tmp_path / "input.json").read_text())
+    assert {row["unit"] for row in found["rows"]} == {"studies/s", "ms", "GiB"}
+    assert all(row["value"] > 0 for row in found["rows"])
+    assert found["ratio_to_peer"] is None
+    assert "studies/s" in capsys.readouterr().out
+    assert main(["bench", "input", "--peer", "torch", "--json", str(tmp_path / "x.json")]) == 2
+    assert main(["bench", "predict", "--data", "nothing:train", "--json", str(tmp_path / "x.json")]) == 2
+    assert "cannot be measured" in capsys.readouterr().err
