@@ -18,6 +18,7 @@ import jax
 
 from cardiojax.bench.measure import PEAKS
 from cardiojax.bench.workloads import Spec, split_of, task_of
+from cardiojax.nets import conv
 from cardiojax.train.parallel import Parallel
 from cardiojax.train.run import commit
 
@@ -53,10 +54,12 @@ def main():
     parser.add_argument("--utilisation", type=float, default=0.3)
     parser.add_argument("--json", type=Path, required=True)
     args = parser.parse_args()
+    conv.BY_MATMUL = False                   # as on a GPU
     devices = len(jax.devices())
     spec = Spec("train", args.task, args.preset, args.batch_per_device * devices, dtype="bfloat16", devices=devices)
     task = task_of(spec, split_of(spec))
-    compiled = Parallel(task).compiled(jax.eval_shape(task.init, jax.random.key(0)), next(task.batches(0)))
+    batch = next(task.batches(0, devices=devices))
+    compiled = Parallel(task).compiled(jax.eval_shape(task.init, jax.random.key(0)), batch)
     found, flops = collectives(compiled.as_text()), (compiled.cost_analysis() or {}).get("flops", float("nan"))
     seconds = args.step_ms / 1000 if args.step_ms else flops / (
         args.utilisation * PEAKS["NVIDIA H100 80GB HBM3"]["bfloat16"])

@@ -99,7 +99,7 @@ class GauganNet:
     hidden: int = 128
     """Channels between the label map and γ, β."""
     norm: Literal["syncbatch", "batch", "instance"] = "syncbatch"
-    """What SPADE modulates: statistics of the whole batch, of one pmap replica, or of one image."""
+    """What SPADE modulates: statistics of the whole batch, of one device's part, or of one image."""
     style: bool = False
     """A variational encoder of style: one mask then has many images."""
     sparse: bool = True

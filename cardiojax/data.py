@@ -21,7 +21,7 @@ log = logging.getLogger("cardiojax")
 
 @functools.partial(jax.tree_util.register_dataclass,
                    data_fields=["frames", "n_slices", "slice_spacing_mm", "volumes_ml", "area_mm2", "real"],
-                   meta_fields=["budget"])
+                   meta_fields=["budget", "groups"])
 @dataclasses.dataclass(frozen=True)
 class Batch:
     """Studies padded to one number of slices.
@@ -30,7 +30,8 @@ class Batch:
     slice_spacing_mm: (B,); volumes_ml: (B, 2), NaN where unknown.
     area_mm2: (B, S, 2) LV area at ED and ES, NaN on padding and where there are no masks.
     real: (B,) bool, False for studies that only fill up the last batch.
-    budget: static bound on the real slices of the batch (`nets.sfera.Sfera`).
+    budget: static bound on the real slices of each of `groups` equal parts of the studies, one part a device
+        (`nets.sfera.Sfera`).
     """
 
     frames: np.ndarray
@@ -40,6 +41,7 @@ class Batch:
     area_mm2: np.ndarray
     real: np.ndarray
     budget: int | None = None
+    groups: int = 1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -159,15 +161,19 @@ def halve(frames: np.ndarray) -> np.ndarray:
     return ((rows[:, :, 0::2] + rows[:, :, 1::2] + 2) // 4).astype(np.uint8)
 
 
-def collate(samples: Sequence[dict[str, np.ndarray]]) -> Batch:
+def collate(samples: Sequence[dict[str, np.ndarray]], n_slices: np.ndarray | None = None, groups: int = 1) -> Batch:
+    """`n_slices`: of the whole batch that these samples are a part of, where they are not all of it."""
     arrays = {k: np.stack([s[k] for s in samples]) for k in samples[0]}
-    return Batch(**arrays, budget=slice_budget(int(arrays["n_slices"].sum()), arrays["area_mm2"].shape[:2]))
+    n_slices = arrays["n_slices"] if n_slices is None else n_slices
+    return Batch(**arrays, budget=slice_budget(n_slices, groups, arrays["area_mm2"].shape[1]), groups=groups)
 
 
-def slice_budget(real: int, shape: tuple[int, int]) -> int:
-    """The real slices of a batch rounded up to a multiple of twice its studies: few compilations, little waste."""
-    step = 2 * shape[0]
-    return min(-(-real // step) * step, shape[0] * shape[1])
+def slice_budget(n_slices: np.ndarray, groups: int, padded: int) -> int:
+    """The most real slices of a group, rounded up to a multiple of its studies: half a slice a study is wasted, some
+    5 %, and there are few numbers to compile for."""
+    studies = len(n_slices) // groups
+    most, step = int(n_slices.reshape(groups, studies).sum(axis=1).max()), max(studies, 2)
+    return min(-(-most // step) * step, studies * padded)
 
 
 def max_slices(*splits: Split) -> int:
@@ -176,10 +182,14 @@ def max_slices(*splits: Split) -> int:
 
 
 def training_batches(split: Split, *, size_px: int, batch: int, slices: int, seed: int,
-                     process: int = 0, processes: int = 1) -> grain.DatasetIterator:
+                     process: int = 0, processes: int = 1, devices: int = 1) -> grain.DatasetIterator:
     """Endless shuffled batches of this process's share. `get_state`/`set_state` resume it anywhere in an epoch."""
     to_sample = functools.partial(sample, size_px=size_px, slices=slices)
-    return endless(_Indexed(split), to_sample, collate, split.name, "studies", batch=batch, seed=seed, process=process,
+
+    def together(samples, indices):
+        return collate(samples, split.n_slices[indices], devices if batch % devices == 0 else 1)
+
+    return endless(_Indexed(split), to_sample, together, split.name, "studies", batch=batch, seed=seed, process=process,
                    processes=processes)
 
 
@@ -188,13 +198,14 @@ def endless(source: Sequence, to_sample: Callable, batch_fn: Callable, name: str
     """Endless shuffled batches of a random-access source, of each the part of one process.
 
     The batches and their order do not depend on how many processes share them, nor does the iterator's state.
+    `batch_fn` gets the samples and the indices of the whole batch.
     """
     if batch > len(source):
         raise DataError(f"a batch of {batch} {things} is more than {name} holds ({len(source)})")
     mine = slice(process * batch // processes, (process + 1) * batch // processes)
     dataset = (grain.MapDataset.range(len(source)).seed(seed).shuffle().repeat()
                .batch(batch, drop_remainder=True)
-               .map(lambda indices: batch_fn([to_sample(source[int(i)]) for i in indices[mine]])))
+               .map(lambda indices: batch_fn([to_sample(source[int(i)]) for i in indices[mine]], indices)))
     return iter(dataset.to_iter_dataset(grain.ReadOptions(num_threads=2, prefetch_buffer_size=4)))
 
 

@@ -85,5 +85,6 @@ def halve_mask(masks: UInt8[np.ndarray, "*n h w"]) -> UInt8[np.ndarray, "*n h2 w
 def training_batches(frames: Frames, *, size_px: int, batch: int, seed: int, process: int = 0, processes: int = 1
                      ) -> grain.DatasetIterator:
     """Endless shuffled batches of this process's share; resumable as `data.training_batches` is."""
-    return endless(frames, functools.partial(sample, size_px=size_px), collate, frames.split.name, "frames",
+    return endless(frames, functools.partial(sample, size_px=size_px), lambda samples, _: collate(samples),
+                   frames.split.name, "frames",
                    batch=batch, seed=seed, process=process, processes=processes)

@@ -13,6 +13,8 @@ from flax import nnx
 from jax import lax
 from jaxtyping import Array, Float
 
+BY_MATMUL = True       # on CPU; False shows what another backend would compute and send (`benchmarks/communication.py`)
+
 
 def _conv(x, kernel, stride: int, pad: tuple[int, int]):
     return lax.conv_general_dilated(x, kernel, (stride, stride), (pad, pad), dimension_numbers=("NHWC", "HWIO", "NHWC"))
@@ -55,11 +57,15 @@ def _forward(x, kernel, stride, pad):
 def _backward(stride, pad, residuals, g):
     x, kernel = residuals
     dx, = jax.vjp(lambda x: _conv(x, kernel, stride, pad), x)[1](g)
-    dk = lax.platform_dependent(
-        x, g,
-        cpu=lambda x, g: _kernel_gradient_by_matmul(x, g, kernel.shape[0], stride, pad).astype(kernel.dtype),
-        default=lambda x, g: jax.vjp(lambda k: _conv(x, k, stride, pad), kernel)[1](g)[0])
-    return dx, dk
+
+    def plain(x, g):
+        return jax.vjp(lambda k: _conv(x, k, stride, pad), kernel)[1](g)[0]
+
+    if not BY_MATMUL:
+        return dx, plain(x, g)
+    return dx, lax.platform_dependent(
+        x, g, cpu=lambda x, g: _kernel_gradient_by_matmul(x, g, kernel.shape[0], stride, pad).astype(kernel.dtype),
+        default=plain)
 
 
 _fast_conv.defvjp(_forward, _backward)

@@ -96,7 +96,7 @@ def label_map(labels: Int[Array, "n h w"], side: int, classes: int, sparse: bool
 class Spade(nnx.Module):
     """norm(x)·(1 + γ) + β, with γ and β from the label map.
 
-    norm "syncbatch": batch statistics over all replicas; "batch": over each replica of `pmap` by itself;
+    norm "syncbatch": batch statistics over all replicas; "batch": over each device's part of the batch;
     "instance": of each image. The running variance is unbiased, as torch's.
     """
 

@@ -111,7 +111,7 @@ class GauganTask:
                      jax.tree.map(jnp.copy, generator), self.generator_optimiser.init(generator),
                      self.discriminator_optimiser.init(discriminator))
 
-    def batches(self, seed: int, process: int = 0, processes: int = 1):
+    def batches(self, seed: int, process: int = 0, processes: int = 1, devices: int = 1):
         return training_batches(self.training, size_px=self.config.net.size_px, batch=self.config.batch, seed=seed,
                                 process=process, processes=processes)
 

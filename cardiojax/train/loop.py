@@ -40,7 +40,7 @@ class Task(Protocol):
     fixed: Any
 
     def init(self, key: jax.Array) -> Any: ...
-    def batches(self, seed: int, process: int = 0, processes: int = 1) -> Iterator: ...
+    def batches(self, seed: int, process: int = 0, processes: int = 1, devices: int = 1) -> Iterator: ...
     def step(self, state: Any, batch: Any, key: jax.Array, fixed: Any = (), axis_name: str | None = None
              ) -> tuple[Any, dict]: ...
     def evaluate(self, state: Any, spread: Callable) -> tuple[dict[str, float], dict, dict[str, np.ndarray]]: ...
@@ -62,7 +62,7 @@ def train(task: Task, run: Path, settings: dict[str, Any], how: How, config: Any
 def cost(task: Task, parallel: Parallel, batch: int, unit: str):
     """Log what one step takes, by the compiler's own analysis."""
     state = jax.eval_shape(task.init, jax.random.key(0))
-    arrays = next(task.batches(0, jax.process_index(), jax.process_count()))
+    arrays = next(task.batches(0, jax.process_index(), jax.process_count(), len(parallel.devices)))
     began = time.monotonic()
     compiled = parallel.compiled(state, arrays)
     took, memory = time.monotonic() - began, compiled.memory_analysis()
@@ -87,7 +87,8 @@ def fit(task: Task, run: Run, *, steps: int, batch: int, evaluate_every: int, se
     Raises TrainingDiverged at a loss that is not finite, Preempted after SIGTERM once everything is saved.
     """
     init_key, step_key = jax.random.split(jax.random.key(seed))
-    state, batches = task.init(init_key), task.batches(seed, jax.process_index(), jax.process_count())
+    state = task.init(init_key)
+    batches = task.batches(seed, jax.process_index(), jax.process_count(), len(parallel.devices))
     if restored := run.restore(parallel.abstract(state)):
         state, data_state = restored
         batches.set_state(data_state)

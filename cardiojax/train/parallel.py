@@ -73,7 +73,8 @@ def gradients(of: Callable, params: Any, state: Any, batch: Any, parts: int = 1)
 
 
 class Parallel:
-    """Places state and batches on the devices and runs `task.step` there, donating the old state.
+    """Places state and batches on the devices and runs `task.step` there, donating the old state: by `jit` of a
+    `shard_map` over a mesh, or by `pmap`. Each device sees its part of the batch; what needs all of it sums over AXIS.
 
     `task.fixed` are arrays that a step reads and never changes: placed once, kept out of checkpoints. `devices` are
     those of all processes; each process brings its own part of a batch.
@@ -89,11 +90,18 @@ class Parallel:
         self.replicated, self.sharded = shardings(self.devices)
         self.replicated_here, self.sharded_here = shardings(here)
         self.count_here = len(here)
-        if mode == "jit":
-            self._step = jax.jit(task.step, donate_argnums=0, out_shardings=(self.replicated, self.replicated))
+        step = functools.partial(task.step, axis_name=AXIS)
+        if mode == "pmap":
+            self._step = jax.pmap(step, axis_name=AXIS, donate_argnums=0, in_axes=(0, 0, None, 0),
+                                  devices=self.devices)
         else:
-            self._step = jax.pmap(functools.partial(task.step, axis_name=AXIS), axis_name=AXIS, donate_argnums=0,
-                                  in_axes=(0, 0, None, 0), devices=self.devices)
+            if len(self.devices) == 1:
+                step = task.step
+            else:        # by hand: left to the compiler, tables of neighbourhoods and packed slices span all devices
+                one, split = self.replicated.spec, self.sharded.spec
+                step = jax.shard_map(step, mesh=self.replicated.mesh, in_specs=(one, split, one, one),
+                                     out_specs=(one, one), check_vma=False)
+            self._step = jax.jit(step, donate_argnums=0)
         self.fixed = self.place(task.fixed)
 
     def place(self, state: Any) -> Any:
@@ -124,7 +132,7 @@ class Parallel:
 
     def spread(self, batch: Any) -> Any:
         """A batch to evaluate, over this process's devices."""
-        return batch if self.count_here == 1 else jax.device_put(unpacked(batch), self.sharded_here)
+        return batch if self.count_here == 1 else jax.device_put(packed(batch, self.count_here), self.sharded_here)
 
     def abstract(self, state: Any) -> Any:
         """What a checkpoint is restored as."""
@@ -135,15 +143,13 @@ class Parallel:
         def abstract(tree, sharding):
             return jax.tree.map(lambda x: jax.ShapeDtypeStruct(np.shape(x), x.dtype, sharding=sharding), tree)
 
-        if len(self.devices) > 1:
-            batch = unpacked(batch)
-        return self._step.lower(self.abstract(state), abstract(batch, self.sharded), jax.random.key(0),
+        batch = abstract(packed(batch, len(self.devices)), self.sharded)
+        return self._step.lower(self.abstract(state), batch, jax.random.key(0),
                                 abstract(self.fixed, self.replicated)).compile()
 
     def step(self, state: Any, batch: Any, key: jax.Array) -> tuple[Any, dict[str, jax.Array]]:
         """One step on this process's part of a batch."""
-        if len(self.devices) > 1:
-            batch = unpacked(batch)
+        batch = packed(batch, len(self.devices))
         if self.mode == "pmap":
             n = self.count_here
             batch = jax.tree.map(lambda x: x.reshape(n, len(x) // n, *x.shape[1:]), batch)
@@ -165,6 +171,8 @@ def local(x: Any) -> np.ndarray:
     return np.asarray(x.addressable_data(0) if isinstance(x, jax.Array) else x)
 
 
-def unpacked(batch: Any) -> Any:
-    """Packing real slices crosses devices, so each convolves its own padding."""
-    return dataclasses.replace(batch, budget=None) if isinstance(batch, Batch) else batch
+def packed(batch: Any, devices: int) -> Any:
+    """Studies whose budget was made for so many devices, else without one."""
+    if isinstance(batch, Batch) and batch.groups != devices:
+        return dataclasses.replace(batch, budget=None)
+    return batch

@@ -95,9 +95,10 @@ class SferaTask:
         ema = jax.tree.map(jnp.copy, params)            # its own buffers: the step donates the whole state
         return State(jnp.zeros((), jnp.int32), params, stats, ema, self.optimiser.init(params))
 
-    def batches(self, seed: int, process: int = 0, processes: int = 1):
+    def batches(self, seed: int, process: int = 0, processes: int = 1, devices: int = 1):
         return data.training_batches(self.training, size_px=self.config.net.size_px, batch=self.config.batch,
-                                     slices=self.slices, seed=seed, process=process, processes=processes)
+                                     slices=self.slices, seed=seed, process=process, processes=processes,
+                                     devices=devices)
 
     def step(self, state: State, batch: Batch, key: Array, fixed: Scaling, axis_name: str | None = None
              ) -> tuple[State, dict[str, Array]]:
