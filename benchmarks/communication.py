@@ -31,6 +31,7 @@ LINKS = {"8 GPUs by NVLink (450 GB/s each)": (8, 450e9, 15e-6),
 def collectives(hlo: str) -> dict[str, dict[str, int]]:
     """Count and bytes of each kind of collective in an HLO module's text."""
     found: dict[str, dict[str, int]] = {}
+    hlo = re.sub(r"/\*.*?\*/", "", hlo)                    # long tuples number their parts
     for shapes, kind in re.findall(r"= (\([^=]*?\)|\S+) (all-reduce|all-gather|reduce-scatter|all-to-all|"
                                    r"collective-permute)(?:-start)?\(", hlo):
         size = 0

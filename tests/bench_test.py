@@ -36,7 +36,7 @@ def test_ratios_are_of_medians_and_the_best_of_each_side():
 def test_collectives_of_a_program():
     hlo = """
   %a = f32[2,3]{1,0} all-reduce(%x), replica_groups={}
-  %b = (f32[10]{0}, bf16[4]{0}) all-reduce-start(%y, %z), channel_id=1
+  %b = (f32[10]{0}, /*index=1*/bf16[4]{0}) all-reduce-start(%y, %z), channel_id=1
   %c = u8[7]{0} all-gather(%w), dimensions={0}
   %d = f32[5]{0} add(%all-reduce, %x)
 """
