@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -20,8 +21,8 @@ PEAKS = {"NVIDIA H100 80GB HBM3": {"bfloat16": 989e12, "float32": 495e12},
 
 @dataclasses.dataclass
 class Side:
-    """A child process that waits for its turn. Idle threads of PyTorch spin, and would slow whatever shares a process
-    with them; both sides allocate huge pages, which spares both their page faults."""
+    """A child process, stopped while it is not its turn: idle threads spin, and would halve the others' speed. All
+    sides allocate huge pages, which spares them page faults."""
 
     spec: Spec
 
@@ -33,6 +34,7 @@ class Side:
             env={**os.environ, "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1", "XLA_FLAGS": flags.strip()})
         self.seconds: list[float] = []
         self.about = self.heard()
+        self.child.send_signal(signal.SIGSTOP)
 
     def heard(self):
         line = self.child.stdout.readline()
@@ -42,10 +44,13 @@ class Side:
         return json.loads(line)
 
     def turn(self):
+        self.child.send_signal(signal.SIGCONT)
         print("once", file=self.child.stdin, flush=True)
         self.seconds.append(self.heard())
+        self.child.send_signal(signal.SIGSTOP)
 
     def end(self):
+        self.child.send_signal(signal.SIGCONT)
         self.child.stdin.close()
         self.peak_memory_bytes = self.heard()
         self.child.wait()

@@ -1,7 +1,7 @@
 """One side of a measurement in a process of its own: `python -m cardiojax.bench.serve SPEC`, SPEC being JSON.
 
-Says what it does in a line of JSON once it has done it twice; then, for each line on stdin, the seconds of once more;
-at the end of stdin its peak memory.
+Says what it does in a line of JSON once it has done it twice; then, for each line on stdin, the seconds of the second
+of two more (a process that was stopped finds its caches and pages cold); at the end of stdin its peak memory.
 """
 
 import json
@@ -22,6 +22,7 @@ def main():
     say({"things": workload.things, "unit": workload.unit, "flops": workload.flops,
          "device": jax.devices()[0].device_kind})
     for _ in sys.stdin:
+        workload.call()
         began = time.perf_counter()
         workload.call()
         say(time.perf_counter() - began)
