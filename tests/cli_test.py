@@ -61,8 +61,11 @@ def test_evaluate_writes_what_it_says(run, phantom_data, tmp_path, capsys):
     assert "mean predictor" in out
     metrics = json.loads((tmp_path / "metrics.json").read_text())
     assert metrics["n"] == 4
-    assert set(metrics) == {"edv", "esv", "ef", "n", "run", "data", "seed", "commit"}
-    assert {"rmse", "rmse_mean_predictor", "sd", "mae", "mae_ci95", "r", "bias", "loa"} == set(metrics["ef"])
+    assert set(metrics) >= {"edv", "esv", "ef", "n", "run", "data", "seed", "commit"}
+    assert set(metrics["ef"]) >= {"rmse", "rmse_mean_predictor", "sd", "mae", "mae_ci95", "r", "icc", "bias", "loa"}
+    assert sum(map(sum, metrics["ef_classes"]["counts"])) == 4
+    assert sum(metrics["subgroups"][g]["n"] for g in ("up to 9 slices", "10 slices and more")
+               if g in metrics["subgroups"]) == 4
     rows = list(csv.DictReader((tmp_path / "predictions.csv").open()))
     assert len(rows) == 4
     assert list(rows[0])[:9] == ["study_id", "edv_ml", "esv_ml", "ef_percent", "edv_std_ml", "esv_std_ml",

@@ -84,19 +84,17 @@ def moments(state):
 
 @pytest.mark.slow
 def test_devices_and_modes_agree_on_gradients(frames, start):
-    """Eight devices = one, pmap = jit; activations computed again = kept; the same in two micro-batches, on four
-    devices = one. G stays: Adam keeps only the signs of its first gradient."""
+    """Eight devices = one, pmap = jit; activations computed again = kept. G stays: Adam keeps only the signs of its
+    first gradient."""
     still, found = dataclasses.replace(CONFIG, generator_rate=0.0), []
-    for mode, count, how in (("jit", 1, How()), ("jit", 8, How()), ("pmap", 8, How()), ("jit", 1, How(remat=True)),
-                             ("jit", 1, How(accumulate=2)), ("jit", 4, How(accumulate=2))):
+    for mode, count, how in (("jit", 1, How()), ("jit", 8, How()), ("pmap", 8, How()), ("jit", 1, How(remat=True))):
         task = gaugan.GauganTask(still, *frames, how=how)
         parallel = Parallel(task, mode, jax.devices()[:count])
         state, metrics = parallel.step(parallel.place(start), next(task.batches(0)), jax.random.key(2))
         state = parallel.one(state)
         found.append((*moments(state), jax.tree.map(np.asarray, state.generator_stats), metrics))
-    whole, *same_as_whole, parts, same_as_parts = found
-    for truth, (generator, discriminator, stats, metrics) in ((parts, same_as_parts),
-                                                              *((whole, other) for other in same_as_whole)):
+    truth = found.pop(0)
+    for generator, discriminator, stats, metrics in found:
         for ours, theirs in ((generator, truth[0]), (discriminator, truth[1]), (stats, truth[2])):
             for a, b in zip(jax.tree.leaves(ours), jax.tree.leaves(theirs), strict=True):
                 np.testing.assert_allclose(a, b, atol=5e-4 * np.abs(b).max() + 5e-6)
@@ -107,10 +105,11 @@ def test_devices_and_modes_agree_on_gradients(frames, start):
 def test_one_update_by_hand(frames):
     """At step 0 only D learns, at step 1 only G: the other stays to the bit. The average of G follows by hand.
 
-    In bfloat16, with a style encoder and instance norm: parameters and their averages are float32 all the same.
+    In bfloat16, with a style encoder and instance norm, in two micro-batches: parameters and their averages are float32
+    all the same.
     """
     net = dataclasses.replace(CONFIG.net, dtype="bfloat16", style=True, norm="instance")
-    halting = gaugan.GauganTask(dataclasses.replace(CONFIG, net=net), *frames)
+    halting = gaugan.GauganTask(dataclasses.replace(CONFIG, net=net), *frames, how=How(accumulate=2))
     for name, turn in (("discriminator_optimiser", 0), ("generator_optimiser", 1)):
         setattr(halting, name, gaugan.optax.adam(lambda count, turn=turn: 1e-3 * (count == turn), b1=0.0, b2=0.9))
     step, batch, before = jax.jit(halting.step), next(halting.batches(0)), halting.init(jax.random.key(0))
