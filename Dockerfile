@@ -1,4 +1,4 @@
-# cardiojax for CUDA nodes: docker build -t cardiojax . && docker run --gpus all -v $PWD:/work cardiojax train …
+# cardiojax for CUDA nodes: docker build -t cardiojax . && docker run --gpus all -v $PWD:/workspace cardiojax train …
 # JAX's wheels bring CUDA; the host needs the driver alone.
 FROM python:3.12-slim
 WORKDIR /opt/cardiojax
@@ -7,7 +7,7 @@ COPY cardiojax cardiojax
 COPY data_builders data_builders
 COPY launch launch
 RUN pip install --no-cache-dir '.[cuda]'
-ENV JAX_COMPILATION_CACHE_DIR=/work/.jax-cache
-WORKDIR /work
+ENV JAX_COMPILATION_CACHE_DIR=/workspace/.jax-cache
+WORKDIR /workspace
 ENTRYPOINT ["cardiojax"]
 CMD ["--help"]

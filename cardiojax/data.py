@@ -187,7 +187,7 @@ def training_batches(split: Split, *, size_px: int, batch: int, slices: int, see
     to_sample = functools.partial(sample, size_px=size_px, slices=slices)
 
     def together(samples, indices):
-        return collate(samples, split.n_slices[indices], devices if batch % devices == 0 else 1)
+        return collate(samples, split.n_slices[indices], devices)
 
     return endless(_Indexed(split), to_sample, together, split.name, "studies", batch=batch, seed=seed, process=process,
                    processes=processes)

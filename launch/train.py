@@ -73,6 +73,8 @@ def main(argv: list[str]) -> int:
             return 0
         raise InputError(f"train what? There is {', '.join(TASKS)}")
     args = parse(argv[0], argv[1:])
+    import jax
+
     from cardiojax.train.hosts import join
     join(args.coordinator, args.processes, args.process)
     common = {"preset": args.preset, "training": args.data, "validation": args.validation, "data_dir": args.data_dir,
@@ -84,7 +86,7 @@ def main(argv: list[str]) -> int:
         from cardiojax.train import sfera
         sfera.train(args.settings, **common)
     judge = " --judge SFERA_RUN" if isinstance(args, TrainGaugan) else ""
-    if (args.process or 0) == 0 and not args.how.dry_run:
+    if jax.process_index() == 0 and not args.how.dry_run:
         print(f"{args.run}: trained. Next: cardiojax evaluate --run {args.run} --data NAME:test "
               f"--data-dir {args.data_dir} --out DIR{judge}", file=sys.stderr)
     return 0

@@ -61,8 +61,9 @@ def test_evaluate_writes_what_it_says(run, phantom_data, tmp_path, capsys):
     assert "mean predictor" in out
     metrics = json.loads((tmp_path / "metrics.json").read_text())
     assert metrics["n"] == 4
-    assert set(metrics) >= {"edv", "esv", "ef", "n", "run", "data", "seed", "commit"}
-    assert set(metrics["ef"]) >= {"rmse", "rmse_mean_predictor", "sd", "mae", "mae_ci95", "r", "icc", "bias", "loa"}
+    assert set(metrics) == {"edv", "esv", "ef", "ef_classes", "subgroups", "n", "run", "data", "seed", "commit"}
+    assert {"rmse", "rmse_mean_predictor", "sd", "mae", "mae_ci95", "r", "r_p", "icc", "bias", "loa",
+            "undefined"} == set(metrics["ef"])
     assert sum(map(sum, metrics["ef_classes"]["counts"])) == 4
     assert sum(metrics["subgroups"][g]["n"] for g in ("up to 9 slices", "10 slices and more")
                if g in metrics["subgroups"]) == 4

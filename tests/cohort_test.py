@@ -130,7 +130,8 @@ def test_a_cohort_opens_as_any_dataset(built, phantom_data):
             assert len(study) == lengths[study.ancestor]
     counts = {s: len(data.open_split(f"synthetic/all:{s}", built)) for s in real}
     assert counts == {"train": 63, "validation": 21}
-    assert {p.stem for p in (built / "figures").iterdir()} == {"fig1_ef", "fig2_workflow", "fig3_stacks"}
+    assert {p.name for p in (built / "figures").iterdir()} == {
+        f"{name}.{kind}" for name in ("fig1_ef", "fig2_workflow", "fig3_stacks") for kind in ("png", "svg")}
     data.open_pair("synthetic/all:train", None, built)
 
 

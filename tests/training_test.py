@@ -94,32 +94,48 @@ def test_nan_stops_the_run_and_names_the_step(phantom_data, tmp_path):
         fit(task_of(phantom_data, wild), tmp_path / "run", config=wild)
 
 
-@pytest.mark.slow
-def test_one_device_is_eight_and_jit_is_pmap(phantom_data, monkeypatch):
-    """Gradients (as SGD steps), statistics and metrics, with unequal numbers of real slices a device."""
+def one_step(task, batch, mode, devices):
+    """Parameters, statistics and metrics after a step of SGD, so that the step shows the gradients themselves."""
     import optax
-    config = dataclasses.replace(CONFIG, batch=8, net=dataclasses.replace(CONFIG.net, dropout=0.3))
-    task = task_of(phantom_data, config)
-    task.optimiser = optax.sgd(1.0)                    # so that the step shows the gradients themselves
-    key, results = jax.random.key(3), []
-    for mode, devices in (("jit", 1), ("jit", 8), ("pmap", 8), ("pmap", 2)):
-        batch = next(task.batches(seed=0, devices=devices))          # each device packs its own real slices
-        assert batch.groups == devices
-        assert len(set(batch.n_slices.tolist())) > 1
-        parallel = Parallel(task, mode, jax.devices()[:devices])
-        if (mode, devices) == ("jit", 8):
-            with monkeypatch.context() as patch:
-                patch.setattr(conv, "BY_MATMUL", False)
-                sent = collectives(parallel.compiled(task.init(jax.random.key(0)), batch).as_text())
-            assert set(sent) == {"all-reduce"}                   # no image leaves its device
-        state, metrics = parallel.step(parallel.place(task.init(jax.random.key(0))), batch, key)
-        results.append(jax.device_get((parallel.one(state).params, parallel.one(state).stats, metrics)))
+    task.optimiser = optax.sgd(1.0)
+    parallel = Parallel(task, mode, jax.devices()[:devices])
+    state, metrics = parallel.step(parallel.place(task.init(jax.random.key(0))), batch, jax.random.key(3))
+    return jax.device_get((parallel.one(state).params, parallel.one(state).stats, metrics))
+
+
+def close(task, one, other):
     start = task.init(jax.random.key(0)).params
-    for other in results[1:]:
-        for a, b, s in zip(*map(jax.tree.leaves, (results[0][0], other[0], start)), strict=True):
-            np.testing.assert_allclose(a - s, b - s, rtol=1e-3, atol=2e-6)
-        for a, b in zip(*map(jax.tree.leaves, (results[0][1:], other[1:])), strict=True):
-            np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6)
+    for a, b, s in zip(*map(jax.tree.leaves, (one[0], other[0], start)), strict=True):
+        np.testing.assert_allclose(a - s, b - s, rtol=2e-4, atol=2e-6)
+    for a, b in zip(*map(jax.tree.leaves, (one[1:], other[1:])), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.slow
+def test_one_device_is_eight_and_jit_is_pmap(phantom_data):
+    """Gradients (as SGD steps), statistics and metrics, with unequal numbers of real slices a device."""
+    task = task_of(phantom_data, dataclasses.replace(CONFIG, batch=8, net=dataclasses.replace(CONFIG.net, dropout=0.3)))
+    batch = next(task.batches(seed=0))
+    assert len(set(batch.n_slices.tolist())) > 1
+    one = one_step(task, batch, "jit", 1)
+    for mode, devices in (("jit", 8), ("pmap", 8), ("pmap", 2)):
+        close(task, one, one_step(task, batch, mode, devices))
+
+
+@pytest.mark.slow
+def test_each_device_packs_its_own_slices(phantom_data, monkeypatch):
+    """Packed is padded, on the same devices; and no image leaves its device."""
+    task = task_of(phantom_data, dataclasses.replace(CONFIG, batch=8))
+    for mode, devices in (("jit", 8), ("pmap", 2)):
+        batch = next(task.batches(seed=0, devices=devices))
+        assert batch.groups == devices
+        assert batch.budget < batch.frames.shape[1] * 8 // devices
+        close(task, one_step(task, dataclasses.replace(batch, budget=None), mode, devices),
+              one_step(task, batch, mode, devices))
+    monkeypatch.setattr(conv, "BY_MATMUL", False)               # as on a GPU
+    batch = next(task.batches(seed=0, devices=8))
+    sent = collectives(Parallel(task).compiled(task.init(jax.random.key(0)), batch).as_text())
+    assert set(sent) == {"all-reduce"}
 
 
 def test_micro_batches_add_up():
@@ -139,22 +155,15 @@ def test_micro_batches_add_up():
 
 @pytest.mark.slow
 def test_accumulated_on_four_devices_is_on_one_and_remat_changes_nothing(phantom_data):
-    import optax
-    config = dataclasses.replace(CONFIG, batch=8)
-    splits, results = [data.open_split(ONE[k], phantom_data) for k in ("training", "validation")], []
-    for how, devices in ((How(accumulate=2), 1), (How(accumulate=2), 4), (How(accumulate=2, remat=True), 1)):
-        task = sfera.SferaTask(config, *splits, how=how)
-        task.optimiser = optax.sgd(1.0)
-        parallel = Parallel(task, devices=jax.devices()[:devices])
-        state, metrics = parallel.step(parallel.place(task.init(jax.random.key(0))), next(task.batches(seed=0)),
-                                       jax.random.key(3))
-        results.append(jax.device_get((state.params, state.stats, metrics)))
-    start = jax.tree.leaves(task.init(jax.random.key(0)).params)
-    for other in results[1:]:
-        for a, b, s in zip(*map(jax.tree.leaves, (results[0][0], other[0])), start, strict=True):
-            np.testing.assert_allclose(a - s, b - s, rtol=2e-4, atol=2e-6)
-        for a, b in zip(*map(jax.tree.leaves, (results[0][1:], other[1:])), strict=True):
-            np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6)
+    splits = [data.open_split(ONE[k], phantom_data) for k in ("training", "validation")]
+
+    def stepped(how, devices):
+        task = sfera.SferaTask(dataclasses.replace(CONFIG, batch=8), *splits, how=how)
+        return task, one_step(task, next(task.batches(seed=0)), "jit", devices)
+
+    task, one = stepped(How(accumulate=2), 1)
+    for how, devices in ((How(accumulate=2), 4), (How(accumulate=2, remat=True), 1)):
+        close(task, one, stepped(how, devices)[1])
 
 
 def test_a_dry_run_says_what_a_step_costs(phantom_data, tmp_path, caplog):

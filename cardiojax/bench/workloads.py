@@ -11,14 +11,15 @@ from flax import nnx
 
 from cardiojax import data, phantom, preprocess, records
 from cardiojax.config import GAUGAN_PRESETS, SFERA_PRESETS, Gaugan, Sfera
-from cardiojax.data import Split
-from cardiojax.frames import Frames
+from cardiojax.data import Batch, Split
+from cardiojax.frames import FrameBatch, Frames
 from cardiojax.generate import paint
+from cardiojax.nets.gaugan import padded_px
 from cardiojax.predict import volumes
 from cardiojax.ridge import Ridge
 from cardiojax.train.gaugan import GauganTask, padded
 from cardiojax.train.parallel import Parallel
-from cardiojax.train.sfera import SferaTask, features_of, split_model
+from cardiojax.train.sfera import Scaling, SferaTask, features_of, split_model
 
 PHANTOMS = 16          # studies that stand for a dataset where none is named
 
@@ -87,7 +88,7 @@ def task_of(spec: Spec, split: Split) -> SferaTask | GauganTask:
 def training(spec: Spec) -> Workload:
     task = task_of(spec, split_of(spec))
     parallel = Parallel(task, devices=jax.devices()[:spec.devices])
-    state, batch, key = task.init(jax.random.key(0)), next(task.batches(0)), jax.random.key(1)
+    state, batch, key = task.init(jax.random.key(0)), next(task.batches(0, devices=spec.devices)), jax.random.key(1)
     flops = (parallel.compiled(state, batch).cost_analysis() or {}).get("flops")
     held = [parallel.place(state)]
 
@@ -102,31 +103,37 @@ def generation(spec: Spec) -> Workload:
     config, frames = spec.config, Frames(split_of(spec))
     task = GauganTask(config, frames, frames)
     state = jax.jit(task.init)(jax.random.key(0))
-    masks = jnp.asarray(padded(masks_of(frames, config), task.size_px, "constant"))
+    masks = jnp.asarray(padded(frames_of(frames, config).masks, task.size_px, "constant"))
     arguments = task.generator, state.generator, state.generator_stats, masks, jnp.zeros((len(masks), 256))
     flops = (paint.lower(*arguments).compile().cost_analysis() or {}).get("flops")
     return Workload(lambda: jax.block_until_ready(paint(*arguments)), config.batch, "images", flops)
 
 
-def masks_of(frames: Frames, config: Gaugan) -> np.ndarray:
+def frames_of(frames: Frames, config: Gaugan) -> FrameBatch:
+    """The same batch of frames for either side."""
     which = np.random.default_rng(0).choice(len(frames), config.batch, replace=False)
-    return frames.batch(which, config.net.size_px).masks
+    return frames.batch(which, config.net.size_px)
+
+
+def studies_of(split: Split, config: Sfera) -> Batch:
+    """The same batch of studies for either side."""
+    return next(data.evaluation_batches(split, size_px=config.net.size_px, batch=config.batch,
+                                        slices=data.max_slices(split)))
 
 
 def prediction(spec: Spec) -> Workload:
     """From arrays on the host to volumes with deviations on the host, one view."""
     config, split = spec.config, split_of(spec)
     graph, params, stats, rest = split_model(config.net, nnx.Rngs(0))
-    task = SferaTask(config, split, split)
+    scaling, batch = Scaling.of(split), studies_of(split, config)
     width = 2 * config.net.lstm_features
     zeros = np.zeros((2, width), np.float32)
     ridge = Ridge(zeros, np.zeros(2, np.float32), zeros[0], np.zeros((2, width, width), np.float32),
                   np.ones(2, np.float32), np.float32(0))
-    batch = next(data.evaluation_batches(split, size_px=config.net.size_px, batch=config.batch, slices=task.slices))
 
     def call():
         features = features_of(graph, rest, params, stats, batch, 1)
-        jax.device_get(volumes(ridge, task.scaling, features, batch.slice_spacing_mm))
+        jax.device_get(volumes(ridge, scaling, features, batch.slice_spacing_mm))
 
     return Workload(call, config.batch, "studies")
 
@@ -174,9 +181,8 @@ def torch_gaugan(spec: Spec):
     import torch
 
     from cardiojax.bench.twins import spade_torch
-    net, frames = spec.config.net, Frames(split_of(spec))
-    which = np.random.default_rng(0).choice(len(frames), spec.config.batch, replace=False)
-    batch, size = frames.batch(which, net.size_px), GauganTask(spec.config, frames, frames).size_px
+    net, batch = spec.config.net, frames_of(Frames(split_of(spec)), spec.config)
+    size = padded_px(net.size_px, net.upsamplings)
     trainer = spade_torch.Trainer(
         spade_torch.Generator(net.classes, net.channels, net.ngf, net.hidden, net.upsamplings),
         spade_torch.Discriminator(net.classes, net.channels, net.ndf), spec.dtype == "bfloat16", torch_device(),
@@ -192,9 +198,7 @@ def torch_sfera(spec: Spec):
     import torch
 
     from cardiojax.bench.twins import sfera_torch
-    net, split = spec.config.net, split_of(spec)
-    batch = next(data.evaluation_batches(split, size_px=net.size_px, batch=spec.config.batch,
-                                         slices=data.max_slices(split)))
+    net, batch = spec.config.net, studies_of(split_of(spec), spec.config)
     trainer = sfera_torch.Trainer(
         sfera_torch.Sfera(net.size_px, net.width, net.blocks, net.spatial_features, net.lstm_features, net.dropout),
         spec.dtype == "bfloat16", torch_device(), spec.compiled)

@@ -72,7 +72,7 @@ def against(baseline: dict[int, Predictions], other: dict[int, Predictions]) -> 
     shared = sorted(set(baseline) & set(other))
     before, after = (errors([by[s] for s in shared]) for by in (baseline, other))
     result = {"seeds": shared, **{name: decided(before[:, :, k], after[:, :, k]) for k, name in enumerate(MEASURES)}}
-    low = other[shared[0]]["truth"][:, 2] < 40
+    low = other[shared[0]]["truth"][:, 2] < statistics.LOW_EF
     if low.sum() >= FEWEST:
         result["ef_below_40"] = {**decided(before[:, low, 2], after[:, low, 2]), "n": int(low.sum())}
     return result

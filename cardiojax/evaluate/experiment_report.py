@@ -14,7 +14,7 @@ from cardiojax.evaluate import cohort_figures, experiment_figures, figures
 from cardiojax.evaluate.comparison import BASELINE, LONG, PRETRAINED, WARPED, folder_name, ordered, predictions
 from cardiojax.evaluate.metrics import MEASURES
 from cardiojax.evaluate.report import page
-from cardiojax.evaluate.statistics import EF_LIMITS
+from cardiojax.evaluate.statistics import EF_LIMITS, LOW_EF
 from cardiojax.train.run import read_arrays, write_text
 
 DRAWN = ("RSO", "RSO-long", "SSO", "SSO-warp", "RSP", "RSP-warp", "RSA")         # learning curves
@@ -217,8 +217,8 @@ def data_table(splits: Mapping[str, Split], cohorts: Mapping[str, Mapping[str, S
     for name, split in named.items():
         ef = units.ef_percent(*split.volumes_ml.T)
         rows.append([name, str(len(split)), str(len(split.ancestors)), *(
-            f"{np.nanmean(v):.0f} ± {np.nanstd(v):.0f}" for v in (*split.volumes_ml.T, ef)), str(int((ef < 40).sum())),
-            f"{split.n_slices.min()} to {split.n_slices.max()}",
+            f"{np.nanmean(v):.0f} ± {np.nanstd(v):.0f}" for v in (*split.volumes_ml.T, ef)),
+            str(int((ef < LOW_EF).sum())), f"{split.n_slices.min()} to {split.n_slices.max()}",
             f"{split.slice_spacing_mm.min():g} to {split.slice_spacing_mm.max():g}"])
     return rows
 

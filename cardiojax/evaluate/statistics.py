@@ -9,7 +9,7 @@ from cardiojax.evaluate.metrics import BOOTSTRAPS
 
 EF_LIMITS = (40.0, 50.0, 55.0)                # EF classes: ≤ 40, ≤ 50, ≤ 55, above (percent)
 LEVELS = (0.5, 0.8, 0.95)                     # of the intervals whose coverage is counted
-LOW_EF = "EF < 40 %"
+LOW_EF = 40.0                                 # percent: below it the paper counts its rare cases
 CRPS_ML = 600                                 # the challenge scores the distribution at 0 … 599 ml
 
 
@@ -67,6 +67,6 @@ def ef_classes(predicted: Float[np.ndarray, " n"], truth: Float[np.ndarray, " n"
 def subgroups(ef_percent: Float[np.ndarray, " n"], n_slices: Integer[np.ndarray, " n"],
               slice_spacing_mm: Float[np.ndarray, " n"]) -> dict[str, Bool[np.ndarray, " n"]]:
     """Which studies are in which subgroup, by their true EF, their slices and the distance between them."""
-    return {LOW_EF: ef_percent < 40, "EF 40 to 70 %": (ef_percent >= 40) & (ef_percent <= 70),
+    return {"EF < 40 %": ef_percent < LOW_EF, "EF 40 to 70 %": (ef_percent >= LOW_EF) & (ef_percent <= 70),
             "EF > 70 %": ef_percent > 70, "up to 9 slices": n_slices <= 9, "10 slices and more": n_slices > 9,
             "spacing up to 8 mm": slice_spacing_mm <= 8, "spacing > 8 mm": slice_spacing_mm > 8}

@@ -41,9 +41,10 @@ def read_ukbb_zip(file: Path, frames: tuple[int, int] | None = None) -> Study:
     try:
         with zipfile.ZipFile(file) as archive:
             members = {PurePosixPath(m.filename).name: m for m in archive.infolist() if not m.is_dir()}
-            if len(members) > MAX_MEMBERS or sum(m.file_size for m in members.values()) > MAX_BYTES:
+            declared = sum(m.file_size for m in members.values())
+            if len(members) > MAX_MEMBERS or declared > MAX_BYTES:
                 raise StudyError(f"study {study_id}: {file.name} declares {len(members)} files of "
-                                 f"{sum(m.file_size for m in members.values()) / 2**30:.0f} GiB, too much for a study")
+                                 f"{declared / 2**30:.0f} GiB, too much for a study")
             series = short_axis(archive, members, study_id)
             with tempfile.TemporaryDirectory(prefix="cardiojax-") as folder:
                 for number, (name, files) in enumerate(sorted(series.items(), key=in_order), start=1):
