@@ -24,10 +24,27 @@ class Ridge(NamedTuple):
 
     def predict(self, features: Float[Array, "n f"]) -> tuple[Float[Array, "n 2"], Float[Array, "n 2"]]:
         """Mean and standard deviation √((x − x̄)ᵀ Σ (x − x̄) + 1/α), as `BayesianRidge.predict(return_std=True)`."""
-        mean = features @ self.coef.T + self.intercept
+        return features @ self.coef.T + self.intercept, jnp.sqrt(self.spread(features) + self.noise_var)
+
+    def spread(self, features: Float[Array, "n f"]) -> Float[Array, "n 2"]:
+        """(x − x̄)ᵀ Σ (x − x̄): the variance that comes from not knowing the coefficients. It grows with the distance
+        from the studies of the fit."""
         centred = features - self.centre
-        spread = jnp.einsum("nf,kfg,ng->nk", centred, self.covariance, centred)
-        return mean, jnp.sqrt(jnp.maximum(spread, 0.0) + self.noise_var)
+        return jnp.maximum(jnp.einsum("nf,kfg,ng->nk", centred, self.covariance, centred), 0.0)
+
+
+class Calibration(NamedTuple):
+    """What the validation studies say of a ridge's deviations.
+
+    factor (3,): what the deviations of EDV, ESV and EF are multiplied by to explain the errors.
+    far (): the largest share of `Ridge.spread` in the noise among them; a study well above it is unlike all of them.
+    """
+
+    factor: Array
+    far: Array
+
+
+UNCALIBRATED = Calibration(np.ones(3, np.float32), np.float32(np.inf))      # runs of before, and of one study
 
 
 def fit(features: Float[np.ndarray, "n f"], targets: Float[np.ndarray, "n 2"]) -> Ridge:

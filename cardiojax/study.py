@@ -20,6 +20,8 @@ class Study:
     slice_spacing_mm: distance between the centres of neighbouring slices.
     pixel_spacing_mm: (row, column).
     volumes_ml: (EDV, ESV), either NaN where unknown, or None where neither is known.
+    frame_numbers: (ED, ES), 1-based phases of the cine that the frames are, or None where there was no cine.
+    notes: what its reader found that a person should look at.
     source: the dataset it comes from; ancestor: `study_id` of the real patient a synthetic one descends from.
 
     Raises StudyError where the parts do not fit together.
@@ -33,6 +35,8 @@ class Study:
     volumes_ml: np.ndarray | None = None
     source: str = ""
     ancestor: str = ""
+    frame_numbers: tuple[int, int] | None = None
+    notes: tuple[str, ...] = ()
 
     def __post_init__(self):
         frames, masks = self.frames, self.masks

@@ -4,8 +4,7 @@ from sklearn.linear_model import BayesianRidge
 
 from cardiojax import ridge
 from cardiojax.evaluate.metrics import Accumulator, agreement
-from cardiojax.predict import volumes
-from cardiojax.train.sfera import Scaling
+from cardiojax.train.sfera import Scaling, calibrated, volumes
 
 
 def test_agreement_by_hand():
@@ -47,14 +46,33 @@ def test_ef_deviation_meets_sampling():
     fitted = ridge.Ridge(*(np.asarray(a, np.float32) for a in (
         np.zeros((2, 1)), [0.5, 0.2], [0.0], np.zeros((2, 1, 1)), [0.02**2, 0.015**2], 0.6)))
     scaling = Scaling(np.zeros(2, np.float32), np.full(2, 30, np.float32))
-    mean, std, ef, ef_std = (np.asarray(a)[0] for a in volumes(fitted, scaling, np.zeros((1, 1), np.float32),
-                                                               np.array([10.0], np.float32)))
+    mean, std, ef, ef_std, _ = (np.asarray(a)[0] for a in volumes(
+        fitted, ridge.UNCALIBRATED, scaling, np.zeros((1, 1), np.float32), np.array([10.0], np.float32)))
     np.testing.assert_allclose(mean, [150, 60], rtol=1e-5)
     np.testing.assert_allclose(std, [6, 4.5], rtol=1e-4)
     assert ef == pytest.approx(60, abs=1e-3)
     covariance = [[36, 0.6 * 27], [0.6 * 27, 4.5**2]]
     edv, esv = np.random.default_rng(0).multivariate_normal([150, 60], covariance, 400_000).T
     assert ef_std == pytest.approx((100 * (1 - esv / edv)).std(), rel=0.02)
+
+
+def test_deviations_are_calibrated_on_studies_kept_aside():
+    """Noise known to the ridge as 1 and 2; the errors kept aside are three and five times as large."""
+    rng = np.random.default_rng(0)
+    fitted = ridge.Ridge(*(np.asarray(a, np.float32) for a in (
+        np.eye(2), [100, 40], [0.0, 0.0], np.stack([0.01 * np.eye(2)] * 2), [1.0, 4.0], 0.0)))
+    scaling, x = Scaling(np.zeros(2, np.float32), np.ones(2, np.float32)), rng.normal(size=(4000, 2))
+    std = np.sqrt(0.01 * (x**2).sum(1)[:, None] + [1, 4])
+    truth = x + [100, 40] + rng.normal(size=x.shape) * std * [3, 5]
+    found = calibrated(fitted, scaling, x.astype(np.float32), truth, np.ones(4000, np.float32))
+    np.testing.assert_allclose(found.factor[:2], [3, 5], rtol=0.03)
+    assert found.far == pytest.approx(0.01 * (x**2).sum(1).max(), rel=1e-4)
+    mean, std_ml, _, ef_std, distance = volumes(fitted, found, scaling, x.astype(np.float32), np.ones(4000, np.float32))
+    np.testing.assert_allclose(std_ml, std * found.factor[:2], rtol=1e-4)
+    assert float(distance.max()) == pytest.approx(1, rel=1e-5)
+    error = (100 * (1 - mean[:, 1] / mean[:, 0]) - 100 * (1 - truth[:, 1] / truth[:, 0])) / ef_std
+    assert float((error**2).mean()) == pytest.approx(1, rel=1e-3)
+    assert calibrated(fitted, scaling, x[:1], truth[:1], np.ones(1, np.float32)) is ridge.UNCALIBRATED
 
 
 def test_an_undefined_ef_is_counted_and_left_out():

@@ -24,6 +24,7 @@ def untrained() -> Predictor:
     p.graph, p.params, p.stats, p.rest = split_model(p.config.net, nnx.Rngs(0))
     p.scaling = Scaling(np.zeros(2, np.float32), np.full(2, 20, np.float32))
     rng = np.random.default_rng(0)
+    p.calibration = ridge.UNCALIBRATED
     p.ridge = ridge.fit(rng.normal(size=(40, 10)), [0.8, 0.4] + 0.1 * rng.normal(size=(40, 2)))
     return p
 

@@ -15,11 +15,10 @@ from cardiojax.data import Batch, Split
 from cardiojax.frames import FrameBatch, Frames
 from cardiojax.generate import paint
 from cardiojax.nets.gaugan import padded_px
-from cardiojax.predict import volumes
-from cardiojax.ridge import Ridge
+from cardiojax.ridge import UNCALIBRATED, Ridge
 from cardiojax.train.gaugan import GauganTask, padded
 from cardiojax.train.parallel import Parallel
-from cardiojax.train.sfera import Scaling, SferaTask, features_of, split_model
+from cardiojax.train.sfera import Scaling, SferaTask, features_of, split_model, volumes
 
 PHANTOMS = 16          # studies that stand for a dataset where none is named
 
@@ -132,8 +131,8 @@ def prediction(spec: Spec) -> Workload:
                   np.ones(2, np.float32), np.float32(0))
 
     def call():
-        features = features_of(graph, rest, params, stats, batch, 1)
-        jax.device_get(volumes(ridge, scaling, features, batch.slice_spacing_mm))
+        features, _ = features_of(graph, rest, params, stats, batch, 1)
+        jax.device_get(volumes(ridge, UNCALIBRATED, scaling, features, batch.slice_spacing_mm))
 
     return Workload(call, config.batch, "studies")
 

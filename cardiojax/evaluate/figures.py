@@ -11,6 +11,8 @@ from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 
 from cardiojax.evaluate.metrics import agreement
+from cardiojax.predict import Prediction
+from cardiojax.study import Study
 
 MASK_COLOURS = np.array([(20, 20, 28), (214, 64, 69), (88, 180, 110), (66, 120, 200)], np.uint8)   # by label
 TITLES = ("EDV (ml)", "ESV (ml)", "EF (%)")
@@ -57,6 +59,25 @@ def sample_grid(masks: np.ndarray, fakes: np.ndarray, reals: np.ndarray) -> np.n
     rows += [np.repeat(((np.clip(i, -1, 1) + 1) * 127.5).round().astype(np.uint8)[..., None], 3, -1)
              for i in (fakes, reals)]
     return np.concatenate([np.concatenate(list(row), axis=1) for row in rows], axis=0)
+
+
+def contact_sheet(study: Study, prediction: Prediction, folder: Path):
+    """STUDY_ID.png: the slices of a prepared study, base → apex, ED above ES, and what was measured on them."""
+    n = len(study)
+    figure, axes = plt.subplots(2, n, figsize=(1.3 * n + 0.5, 3.4), layout="constrained", squeeze=False)
+    for row, name in enumerate(("ED", "ES")):
+        for s, axis in enumerate(axes[row]):
+            axis.imshow(study.frames[s, :, :, row], cmap="gray", vmin=0, vmax=255)
+            axis.set(xticks=[], yticks=[])
+        axes[row, 0].set_ylabel(name)
+    p = prediction
+    said = (f"{p.study_id}: EDV {p.edv_ml:.0f} ± {p.edv_std_ml:.0f} ml, ESV {p.esv_ml:.0f} ± {p.esv_std_ml:.0f} ml, "
+            f"EF {p.ef_percent:.0f} ± {p.ef_std_percent:.0f} %")
+    figure.suptitle(f"{said}\nrefer: {p.reasons}" if p.refer else said, fontsize=9,
+                    color="firebrick" if p.refer else "black")
+    folder.mkdir(parents=True, exist_ok=True)
+    figure.savefig(folder / f"{study.study_id}.png", dpi=130)
+    plt.close(figure)
 
 
 def save(figure, file: Path):

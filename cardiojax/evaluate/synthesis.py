@@ -86,7 +86,7 @@ class Judge:
             here = studies[at:at + BATCH]
             samples = [data.sample(encode(s), p.config.net.size_px, slices) for s in here]
             batch = data.collate(samples + samples[-1:] * (BATCH - len(here)))
-            volumes += [[v.edv_ml, v.esv_ml] for v in p.predictions([s.study_id for s in here], map(len, here), batch)]
+            volumes += [[v.edv_ml, v.esv_ml] for v in p.predictions(here, batch)]
             encoded = np.asarray(_encoded(p.graph, p.rest, p.params, p.stats, batch.frames))
             features += [encoded[i, :len(s)] for i, s in enumerate(here)]
         return with_ef(np.array(volumes)), np.concatenate(features).astype(np.float64)

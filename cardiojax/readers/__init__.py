@@ -1,52 +1,103 @@
 """A path on disk → `Study`. Each reader logs what it dropped and why (logger `cardiojax`)."""
 
+import collections
+import os
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from cardiojax.errors import StudyError
 from cardiojax.readers.dicom import read_dicom_study
-from cardiojax.readers.nifti import existing, read_acdc, read_nifti_study
+from cardiojax.readers.dicom_header import is_dicom, study_uid
+from cardiojax.readers.nifti import existing, read_acdc, read_nifti_cine, read_nifti_study
 from cardiojax.readers.ukbb import NAME as UKBB_NAME
 from cardiojax.readers.ukbb import read_ukbb_zip
+from cardiojax.readers.ukbb import study_id_of as ukbb_id_of
 from cardiojax.study import Study
 
-__all__ = ["find_studies", "read_acdc", "read_dicom_study", "read_nifti_study", "read_study",
-           "read_ukbb_zip"]
+__all__ = ["find_studies", "read_acdc", "read_dicom_study", "read_nifti_cine", "read_nifti_study", "read_study",
+           "read_ukbb_zip", "study_id_of"]
 
 NIFTI_PAIRS = (("sa_ED", "sa_ES"), ("ED", "ES"))
+NIFTI = (".nii", ".nii.gz")
 
 
-def read_study(path: Path) -> Study:
-    """Read one study of any known layout: ACDC patient, `sa_ED`/`sa_ES` or `ED`/`ES` NIfTI pair, UK Biobank zip, DICOM
-    folder."""
-    path = Path(path)
+def read_study(path: Path, frames: tuple[int, int] | None = None, series: str | None = None) -> Study:
+    """Read one study of any known layout: ACDC patient, `sa_ED`/`sa_ES` or `ED`/`ES` NIfTI pair, 4D NIfTI (a file, or
+    `sa` in a folder), UK Biobank zip, DICOM folder.
+
+    frames: 1-based phases of ED and ES in a cine; found where not given. series: of DICOM, see `series.short_axis`.
+    Raises StudyError with one line where nothing can be read.
+    """
+    path, name = Path(path), study_id_of(path)
     if not path.exists():
-        raise StudyError(f"study {path.name}: {path} does not exist")
-    if path.is_file() and UKBB_NAME.search(path.name):
-        return read_ukbb_zip(path)
-    if (path / "Info.cfg").is_file():
+        raise StudyError(f"study {name}: {path} does not exist")
+    if path.is_file():
+        if UKBB_NAME.search(path.name):
+            return read_ukbb_zip(path, frames)
+        if path.name.endswith(NIFTI):
+            return read_nifti_cine(path, frames, name)
+    elif frames is None and (path / "Info.cfg").is_file():
         return read_acdc(path)
-    for ed, es in NIFTI_PAIRS:
+    for ed, es in NIFTI_PAIRS if frames is None else ():
         if existing(path, ed, required=False) or existing(path, es, required=False):
-            return read_nifti_study((existing(path, ed), existing(path, es)), study_id=path.name)
-    return read_dicom_study(path)
+            return read_nifti_study((existing(path, ed), existing(path, es)), study_id=name)
+    if cine := cine_of(path):
+        return read_nifti_cine(cine, frames, name)
+    return read_dicom_study(path, frames, study_id=name, series=series)
+
+
+def study_id_of(path: Path) -> str:
+    """What `read_study` calls the study of a path."""
+    path = Path(path)
+    if UKBB_NAME.search(path.name):
+        return ukbb_id_of(path)
+    if path.name == "study":                            # the challenge's layout
+        return path.absolute().parent.name
+    return path.name.removesuffix(".gz").removesuffix(".nii") if path.name.endswith(NIFTI) else path.absolute().name
+
+
+def cine_of(folder: Path) -> Path | None:
+    """The 4D NIfTI of a folder: ukbb_cardiac's `sa`, ACDC's `patient001_4d`."""
+    return existing(folder, "sa", required=False) or existing(folder, f"{folder.name}_4d", required=False)
 
 
 def find_studies(path: Path) -> list[Path]:
-    """The studies in a tree: `path` itself where it is one, else every study below it, sorted."""
+    """The studies in a tree: `path` itself where it is one, else every study below it, sorted. DICOM folders of one
+    study (StudyInstanceUID) are found as the folder that holds them all; a DICOMDIR stands for its folder."""
     path = Path(path)
+    if path.name.upper() == "DICOMDIR" and path.is_file():
+        path = path.parent
     if not path.is_dir() or is_study(path):
         return [path]
-    found = {p for child in path.iterdir() if child.is_dir() for p in find_studies(child)
-             if is_study(p) or (p == child and not any(c.is_dir() for c in child.iterdir()))}
-    found |= {p for p in path.glob("*.zip") if UKBB_NAME.search(p.name)}
-    return sorted(found) or [path]
+    return sorted(joined(studies_below(path))) or [path]
+
+
+def studies_below(folder: Path) -> Iterator[Path]:
+    """Also a folder without any folder or study in it: whoever reads it says what is wrong with it."""
+    for path in sorted(folder.iterdir()):
+        if is_study(path):
+            yield path
+        elif path.is_dir():
+            yield from studies_below(path)
+            if not any(c.is_dir() or is_study(c) for c in path.iterdir()):
+                yield path
+
+
+def joined(found: Iterable[Path]) -> set[Path]:
+    """Folders of one DICOM study, a series each, become the folder above them."""
+    whole, parts = set(), collections.defaultdict(list)
+    for path in found:
+        files = sorted(path.iterdir()) if path.is_dir() else []
+        uid = next((study_uid(f) for f in files if f.is_file() and is_dicom(f)), "")
+        parts[uid].append(path) if uid else whole.add(path)
+    return whole | {Path(os.path.commonpath(folders)) for folders in parts.values()}
 
 
 def is_study(path: Path) -> bool:
     if path.is_file():
-        return bool(UKBB_NAME.search(path.name))
+        return bool(UKBB_NAME.search(path.name)) or path.name.endswith(NIFTI)
     if (path / "Info.cfg").is_file() or any(existing(path, n, False) for pair in NIFTI_PAIRS for n in pair):
         return True
-    if (path / "study").is_dir() or any(p.is_dir() for p in path.glob("sax_*")):
+    if cine_of(path) or (path / "study").is_dir() or any(p.is_dir() for p in path.glob("sax_*")):
         return True
-    return any(p.suffix.lower() in (".dcm", ".ima") for p in path.iterdir())
+    return any(p.is_file() and is_dicom(p) for p in path.iterdir())

@@ -13,14 +13,16 @@ import numpy as np
 
 from cardiojax.errors import StudyError, one_line
 from cardiojax.readers import geometry
+from cardiojax.readers.cycle import es_phase
 from cardiojax.readers.dicom_header import Image, read_headers
 from cardiojax.readers.geometry import Plane
+from cardiojax.readers.series import PARALLEL, short_axis
 from cardiojax.study import Study
 
 log = logging.getLogger("cardiojax")
 
-PARALLEL = np.cos(np.deg2rad(10.0))
 SAME_POSITION_MM = 2.0
+UNREADABLE = (ValueError, AttributeError, RuntimeError, NotImplementedError, OSError, EOFError, KeyError)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,11 +49,13 @@ class Acquisition:
         return next((i for i in self.images if i.phase == number), None)
 
 
-def read_dicom_study(path: Path, frames: tuple[int, int] | None = None,
-                     masks: tuple[Path, Path] | None = None, study_id: str | None = None) -> Study:
-    """Read one study: a folder with `sax_*` series below it, or any folder of parallel cine slices.
+def read_dicom_study(path: Path, frames: tuple[int, int] | None = None, masks: tuple[Path, Path] | None = None,
+                     study_id: str | None = None, series: str | None = None) -> Study:
+    """Read one study: a folder with `sax_*` series below it, or any folder whose short-axis cine `series.short_axis`
+    finds.
 
     frames: 1-based phases of ED and ES; found by `find_ed_es` where not given.
+    series: number or name of the series to read.
     masks: NIfTI label images at ED and ES in patient space, matched to slices by position.
     Returns frames in the scanner's own values. Raises StudyError with one line where nothing can be used.
     Every dropped file or slice is a line in the log, with its reason.
@@ -59,6 +63,8 @@ def read_dicom_study(path: Path, frames: tuple[int, int] | None = None,
     path = Path(path)
     study_id = study_id or (path.parent.name if path.name == "study" else path.name)
     images = read_headers(path, study_id)
+    if series or not all(i.path.parent.name.startswith("sax_") for i in images):     # that name says what they are
+        images = short_axis(images, study_id, series)
     acquisitions = group(images, study_id)
     ed, es = frames or find_ed_es(acquisitions, study_id)
     complete = []
@@ -70,6 +76,8 @@ def read_dicom_study(path: Path, frames: tuple[int, int] | None = None,
             complete.append(a)
     kept = order_base_to_apex(deduplicate(complete, study_id), study_id)
     slices = [s for a in kept if (s := decode(a, ed, es, study_id))]
+    if kept and not slices:
+        raise StudyError(f"study {study_id}: the pixels of none of {len(kept)} slices can be read (see the log)")
     if not slices:
         raise StudyError(f"study {study_id}: no slice has both an ED and an ES frame (phases {ed} and {es})")
     kept, pixels = [a for a, _ in slices], [p for _, p in slices]
@@ -81,9 +89,9 @@ def read_dicom_study(path: Path, frames: tuple[int, int] | None = None,
                            for m, phase in zip(masks, ("ED", "ES"), strict=True)], axis=-1)
     positions = np.array([a.position_mm for a in kept])
     check_slice_location(kept, positions, study_id)
-    return Study(study_id=study_id, frames=np.stack(pixels), masks=labels,
-                 slice_spacing_mm=geometry.slice_spacing_mm(positions, study_id, kept[0].images[0].thickness_mm),
-                 pixel_spacing_mm=planes[0].spacing_mm)
+    spacing_mm, gaps = geometry.slice_spacing_mm(positions, study_id, kept[0].images[0].thickness_mm)
+    return Study(study_id=study_id, frames=np.stack(pixels), masks=labels, slice_spacing_mm=spacing_mm,
+                 pixel_spacing_mm=planes[0].spacing_mm, frame_numbers=(ed, es), notes=tuple(gaps))
 
 
 def group(images: list[Image], study_id: str) -> list[Acquisition]:
@@ -118,8 +126,7 @@ def group(images: list[Image], study_id: str) -> list[Acquisition]:
 def find_ed_es(acquisitions: list[Acquisition], study_id: str) -> tuple[int, int]:
     """Phases of ED and ES where nobody names them: ED is the first after the R wave.
 
-    Of two phases the second is ES. Of a whole cine, ES is the phase between 15 % and 65 % of the cycle that
-    differs most from ED over the middle slices' central half.
+    Of two phases the second is ES, of a whole cine `cycle.es_phase`.
     """
     counts = collections.Counter(len(a.images) for a in acquisitions)
     phases = counts.most_common(1)[0][0]
@@ -131,19 +138,16 @@ def find_ed_es(acquisitions: list[Acquisition], study_id: str) -> tuple[int, int
         if pair.images[0].phases and pair.images[0].phases > 2 and None not in numbers:
             return numbers[0], numbers[1]
         return 1, 2
-    full = [a for a in acquisitions if len(a.images) == phases]
-    middle = full[len(full) // 3: max(len(full) // 3 + 1, 2 * len(full) // 3)]
-    change = np.zeros(phases)
-    for a in middle:
-        try:
-            cine = np.stack([i.pixels() for i in a.images])
-        except (ValueError, AttributeError, RuntimeError, OSError, EOFError):
-            continue
-        h, w = cine.shape[1:]
-        cine = cine[:, h // 4: -(h // 4) or None, w // 4: -(w // 4) or None]
-        change += np.abs(cine - cine[0]).mean(axis=(1, 2))
-    first, last = max(1, int(0.15 * phases)), max(2, int(np.ceil(0.65 * phases)))
-    es = first + int(change[first:last].argmax())
+    cines = []
+    for a in acquisitions:
+        if len(a.images) == phases:
+            try:
+                cines.append(np.stack([i.pixels() for i in a.images]))
+            except UNREADABLE:
+                continue                                # `decode` will say so
+    if not cines:
+        raise StudyError(f"study {study_id}: no slice's cine can be read, so ES cannot be found; name the frames")
+    es = es_phase(cines)
     log.info("study %s: ED is phase 1, ES phase %d of %d (largest change from ED)", study_id, es + 1, phases)
     return 1, es + 1
 
@@ -178,7 +182,7 @@ def decode(a: Acquisition, ed: int, es: int, study_id: str) -> tuple[Acquisition
         if bad := int((~np.isfinite(frames)).sum()):
             raise ValueError(f"{bad} pixels are NaN or infinite")
         return a, frames
-    except (ValueError, AttributeError, RuntimeError, NotImplementedError, OSError, EOFError, KeyError) as error:
+    except UNREADABLE as error:
         log.warning("study %s: slice %s dropped: pixels unreadable (%s)", study_id, a.name, one_line(error))
         return None
 

@@ -30,9 +30,15 @@ class Image:
     phases: int | None      # CardiacNumberOfImages
     thickness_mm: float | None
     slice_location: float | None
+    description: str        # SeriesDescription, else ProtocolName, else the folder's name
+    study_uid: str
 
     def pixels(self) -> np.ndarray:
+        """(rows, columns) in the scanner's values. Raises ValueError and what pydicom raises where it cannot."""
         dataset = pydicom.dcmread(self.path)
+        syntax = dataset.file_meta.get("TransferSyntaxUID")
+        if syntax is not None and syntax.is_compressed and not pydicom.pixels.get_decoder(syntax).is_available:
+            raise ValueError(f"compressed as {syntax.name}, which needs `pip install 'cardiojax[compressed]'`")
         pixels = pydicom.pixels.apply_modality_lut(dataset.pixel_array, dataset).astype(np.float32)
         if pixels.ndim != 2:
             raise ValueError(f"pixels of shape {pixels.shape}, expected one grey image")
@@ -44,8 +50,7 @@ def read_headers(path: Path, study_id: str) -> list[Image]:
     if not path.is_dir():
         raise StudyError(f"study {study_id}: {path} is not a folder")
     folders = sorted(p for p in path.rglob("sax_*") if p.is_dir()) or [path]
-    files = sorted(f for folder in folders for f in folder.rglob("*")
-                   if f.is_file() and (f.suffix.lower() in (".dcm", ".ima", "")) and not f.name.startswith("."))
+    files = sorted(f for folder in folders for f in folder.rglob("*") if f.is_file() and is_dicom(f))
     if not files:
         raise StudyError(f"study {study_id}: no DICOM files in {path}")
     images = []
@@ -59,6 +64,28 @@ def read_headers(path: Path, study_id: str) -> list[Image]:
     if not images:
         raise StudyError(f"study {study_id}: none of {len(files)} files in {path} is a usable DICOM image")
     return images
+
+
+def is_dicom(file: Path) -> bool:
+    """By its suffix, or by the four letters that every DICOM file has: archives name files as they like."""
+    if file.name.startswith(".") or file.name.upper() == "DICOMDIR":
+        return False
+    if file.suffix.lower() in (".dcm", ".ima"):
+        return True
+    try:
+        with file.open("rb") as stream:
+            return stream.read(132)[128:] == b"DICM"
+    except OSError:
+        return False
+
+
+def study_uid(file: Path) -> str:
+    """StudyInstanceUID; empty where the file has none or is no DICOM."""
+    try:
+        header = pydicom.dcmread(file, stop_before_pixels=True, specific_tags=["StudyInstanceUID"])
+        return str(header.get("StudyInstanceUID") or "")
+    except (pydicom.errors.InvalidDicomError, OSError, EOFError, ValueError):
+        return ""
 
 
 def read_header(file: Path) -> Image:
@@ -80,4 +107,6 @@ def read_header(file: Path) -> Image:
         trigger_ms=float(trigger) if trigger is not None else float(order),
         phases=int(count) if count else None,
         thickness_mm=float(thickness) if thickness is not None else None,
-        slice_location=float(location) if location is not None else None)
+        slice_location=float(location) if location is not None else None,
+        description=str(header.get("SeriesDescription") or header.get("ProtocolName") or file.parent.name),
+        study_uid=str(header.get("StudyInstanceUID") or ""))

@@ -71,20 +71,21 @@ def towards_apex(normal: np.ndarray, study_id: str, acquisition_order: float) ->
     return 1 if acquisition_order >= 0 else -1
 
 
-def slice_spacing_mm(positions_mm: np.ndarray, study_id: str, fallback_mm: float | None) -> float:
-    """The usual distance between neighbouring slices; gaps are named in the log.
+def slice_spacing_mm(positions_mm: np.ndarray, study_id: str, fallback_mm: float | None) -> tuple[float, list[str]]:
+    """The usual distance between neighbouring slices, and its gaps in words, which are in the log too.
 
     One slice alone takes `fallback_mm` (the thickness), NaN where that is unknown too.
     """
     if len(positions_mm) < 2:
         log.warning("study %s: a single slice, so its thickness stands for the slice spacing", study_id)
-        return float("nan") if fallback_mm is None else fallback_mm
+        return float("nan") if fallback_mm is None else fallback_mm, []
     steps = np.abs(np.diff(positions_mm))
     spacing = float(np.median(steps))
-    for i in np.flatnonzero(steps > 1.5 * spacing):
-        log.warning("study %s: gap of %.1f mm between slices %d and %d (usual spacing %.1f mm)",
-                    study_id, steps[i], i + 1, i + 2, spacing)
-    return spacing
+    gaps = [f"gap of {steps[i]:.1f} mm between slices {i + 1} and {i + 2} (usual spacing {spacing:.1f} mm)"
+            for i in np.flatnonzero(steps > 1.5 * spacing)]
+    for gap in gaps:
+        log.warning("study %s: %s", study_id, gap)
+    return spacing, gaps
 
 
 def masks_onto(planes: list[Plane], mask: nib.nifti1.Nifti1Image, study_id: str, phase: str) -> np.ndarray:

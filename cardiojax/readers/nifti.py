@@ -9,6 +9,7 @@ import numpy as np
 
 from cardiojax.errors import StudyError, one_line
 from cardiojax.readers import geometry
+from cardiojax.readers.cycle import es_phase
 from cardiojax.study import Study
 
 log = logging.getLogger("cardiojax")
@@ -43,6 +44,26 @@ def read_nifti_study(frames: Pair, masks: Pair | None = None, label_map: dict[in
                  pixel_spacing_mm=(zooms[1], zooms[0]))
 
 
+def read_nifti_cine(file: Path, frames: tuple[int, int] | None = None, study_id: str = "") -> Study:
+    """A 4D image (x, y, z, t) → Study. ED and ES are the 1-based `frames`, else the first and `cycle.es_phase`'s."""
+    image = load(file, study_id)
+    if len(image.shape) != 4 or image.shape[3] < 2:
+        raise StudyError(f"study {study_id}: {Path(file).name} has shape {image.shape}, expected (x, y, z, phases)")
+    cine = pixels(image, study_id).astype(np.float32)
+    phases = cine.shape[3]
+    if frames is None:
+        frames = (1, 2 if phases == 2 else 1 + es_phase(list(cine.transpose(2, 3, 1, 0))))
+        log.info("study %s: ED is phase 1, ES phase %d of %d", study_id, frames[1], phases)
+    if not all(1 <= n <= phases for n in frames):
+        raise StudyError(f"study {study_id}: there is no phase {max(frames)}, the cine has {phases}")
+    images = stack([cine[..., n - 1] for n in frames])
+    if geometry.towards_apex(image.affine[:3, 2] * [-1, -1, 1], study_id, acquisition_order=1.0) < 0:
+        images = images[::-1]
+    zooms = [float(z) for z in image.header.get_zooms()]
+    return Study(study_id=study_id, frames=images, slice_spacing_mm=zooms[2], pixel_spacing_mm=(zooms[1], zooms[0]),
+                 frame_numbers=frames)
+
+
 def read_mask(mask: nib.nifti1.Nifti1Image, image: nib.nifti1.Nifti1Image, phase: str, study_id: str) -> np.ndarray:
     """Labels on the image's slices, (z, y, x): as they stand on the same grid, else matched by physical position."""
     if np.allclose(mask.affine, image.affine, atol=1e-3):
@@ -67,7 +88,8 @@ def read_acdc(folder: Path) -> Study:
     stems = [f"{folder.name}_frame{int(info[phase]):02d}" for phase in ("ED", "ES")]
     frames = tuple(existing(folder, stem) for stem in stems)
     masks = tuple(existing(folder, f"{stem}_gt", required=False) for stem in stems)
-    return read_nifti_study(frames, masks if all(masks) else None, ACDC_LABELS, folder.name)
+    study = read_nifti_study(frames, masks if all(masks) else None, ACDC_LABELS, folder.name)
+    return study.replace(frame_numbers=(int(info["ED"]), int(info["ES"])))
 
 
 def acdc_info(folder: Path) -> dict[str, str]:

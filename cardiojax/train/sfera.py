@@ -21,7 +21,9 @@ from cardiojax.config import SferaNet, jax_dtype
 from cardiojax.data import Batch, Split
 from cardiojax.errors import RunError
 from cardiojax.evaluate.metrics import Accumulator, with_ef
+from cardiojax.evaluate.statistics import recalibration
 from cardiojax.nets.sfera import MOMENTUM, TYPICAL_SLICES, Sfera
+from cardiojax.ridge import UNCALIBRATED, Calibration, Ridge
 from cardiojax.train import loop, parallel
 
 STATISTICS_STUDIES = 512       # training studies that the batch statistics are re-estimated from
@@ -144,8 +146,9 @@ class SferaTask:
         features, volumes_ml, spacing_mm = self._features(params, stats, self.validation, spread)
         result = Accumulator(self.mean_predictor)
         result.add(np.asarray(self.scaling.to_ml(fitted.predict(features)[0], spacing_mm)), volumes_ml)
+        calibration = calibrated(fitted, self.scaling, features, volumes_ml, spacing_mm)
         return result.flat(), {"params": params, "stats": stats, "scaling": self.scaling, "ridge": fitted,
-                               "mean_predictor": self.mean_predictor}, {}
+                               "calibration": calibration, "mean_predictor": self.mean_predictor}, {}
 
     def score(self, metrics: dict[str, float]) -> float:
         """Lower is better: mean of the RMSE of EDV, ESV and EF over the mean predictor's."""
@@ -172,7 +175,7 @@ class SferaTask:
         """Features, volumes (ml) and slice spacings (mm) of every study of a split."""
         rows = []
         for batch in self._batches(split):
-            features = features_of(self.graph, self.rest, params, stats, spread(batch), self.config.views)
+            features, _ = features_of(self.graph, self.rest, params, stats, spread(batch), self.config.views)
             rows.append([np.asarray(a)[batch.real] for a in (features, batch.volumes_ml, batch.slice_spacing_mm)])
         return tuple(np.concatenate(column) for column in zip(*rows, strict=True))
 
@@ -187,12 +190,40 @@ class SferaTask:
 
 
 @functools.partial(jax.jit, static_argnums=(0, 5))
-def features_of(graph, rest, params, stats, batch: Batch, views: int) -> Float[Array, "b f"]:
-    """What the ridge reads: features of a batch of studies, averaged over the first `views` exact views."""
+def features_of(graph, rest, params, stats, batch: Batch, views: int
+                ) -> tuple[Float[Array, "b f"], Float[Array, "b s 2"]]:
+    """What the ridge reads: features of a batch of studies, averaged over the first `views` exact views; and each
+    slice's share of the volumes (`SferaOutput.areas`) in the study as it is."""
     model = nnx.merge(graph, params, stats, rest, copy=True)
-    total = sum(model(view(batch.frames, batch.n_slices, v), batch.n_slices, budget=batch.budget).features
-                for v in range(views))
-    return total / views
+    outs = [model(view(batch.frames, batch.n_slices, v), batch.n_slices, budget=batch.budget) for v in range(views)]
+    return sum(out.features for out in outs) / views, outs[0].areas
+
+
+@jax.jit
+def volumes(ridge: Ridge, calibration: Calibration, scaling: Scaling, features, spacing_mm):
+    """Features → volumes (ml), their deviations, EF (percent) and its deviation by the delta method, and how far the
+    study is from those of the fit (1: as far as the farthest of the validation studies)."""
+    scaled, scaled_std = ridge.predict(features)
+    mean, std = scaling.to_ml(scaled, spacing_mm), scaling.std_ml(scaled_std, spacing_mm)
+    edv = jnp.where(mean[:, 0] > 0, mean[:, 0], jnp.nan)
+    ratio = mean[:, 1] / edv
+    variance = std[:, 1]**2 + (ratio * std[:, 0])**2 - 2 * ridge.residual_corr * ratio * std[:, 0] * std[:, 1]
+    ef_std = 100 / edv * jnp.sqrt(jnp.maximum(variance, 0.0))
+    distance = (ridge.spread(features) / ridge.noise_var).max(axis=1) / calibration.far
+    return mean, std * calibration.factor[:2], 100 * (1 - ratio), ef_std * calibration.factor[2], distance
+
+
+def calibrated(fitted: Ridge, scaling: Scaling, features, volumes_ml, spacing_mm) -> Calibration:
+    """The deviations' factors and the usual distance, from studies that the ridge was not fitted on."""
+    mean, std, ef, ef_std, distance = (np.asarray(a, np.float64) for a in volumes(
+        fitted, Calibration(np.ones(3, np.float32), np.float32(1)), scaling, features, spacing_mm))
+    predicted, truth = np.column_stack([mean, ef]), with_ef(volumes_ml)
+    defined = np.isfinite(predicted).all(axis=1)
+    if defined.sum() < 2:
+        return UNCALIBRATED
+    factor = [recalibration(e[defined], s[defined])
+              for e, s in zip((predicted - truth).T, np.column_stack([std, ef_std]).T, strict=True)]
+    return Calibration(np.array(factor, np.float32), np.float32(distance.max()))
 
 
 def train(config: SferaConfig, *, preset: str, training: str, validation: str | None, data_dir: Path, run: Path,

@@ -1,0 +1,212 @@
+"""Studies as they come from a scanner or an archive: found, read, measured, and referred where they should be."""
+
+import csv
+import logging
+import shutil
+
+import nibabel as nib
+import numpy as np
+import pydicom
+import pytest
+from pydicom.uid import ExplicitVRBigEndian, JPEGLosslessSV1, RLELossless
+
+from cardiojax import phantom
+from cardiojax.config import Sfera
+from cardiojax.errors import StudyError
+from cardiojax.phantom.dicom import write_study
+from cardiojax.predict import Predictor
+from cardiojax.readers import find_studies, read_dicom_study, read_nifti_cine, read_study
+from cardiojax.study import Study
+from launch.cli import main
+
+
+@pytest.fixture(scope="module")
+def run(phantom_data, tmp_path_factory):
+    path = tmp_path_factory.mktemp("predict") / "run"
+    assert main(["train", "sfera", "--preset", "tiny", "--data", "phantom/dsb_like:train", "--data-dir",
+                 str(phantom_data), "--run", str(path), "--width", "2", "--spatial-features", "6", "--lstm-features",
+                 "5", "--batch", "8", "--steps", "2", "--evaluate-every", "2", "--views", "1"]) == 0
+    return path
+
+
+@pytest.fixture
+def lines(caplog, monkeypatch):
+    monkeypatch.setattr(logging.getLogger("cardiojax"), "propagate", True)
+    caplog.set_level(logging.INFO, "cardiojax")
+    return lambda: "\n".join(r.message for r in caplog.records)
+
+
+def rows(file):
+    return list(csv.DictReader(file.open()))
+
+
+@pytest.fixture(scope="module")
+def challenge(tmp_path_factory):
+    """A study in the challenge's layout, which names its short-axis series, and what is read of it."""
+    folder = tmp_path_factory.mktemp("challenge")
+    ed, es, _ = write_study(folder, "ukb_like", 2, "s", phases=6)
+    return folder / "s", read_dicom_study(folder / "s", frames=(ed, es))
+
+
+def as_from_an_archive(source, target, change=lambda header, folder: None):
+    """Every series in a folder that is only a number, files without a suffix, `change` done to each."""
+    for n, folder in enumerate(sorted(p for p in (source / "study").iterdir()), start=1):
+        (target / f"{n:03d}").mkdir(parents=True)
+        for i, file in enumerate(sorted(folder.iterdir())):
+            header = pydicom.dcmread(file)
+            change(header, folder)
+            header.save_as(target / f"{n:03d}" / f"{i:08d}")
+    return target
+
+
+def with_other_techniques(header, folder):
+    header.SeriesDescription = "cine_retro_SA" if folder.name.startswith("sax") else f"cine_{folder.name[:3]}"
+
+
+def test_the_short_axis_cine_is_found_by_itself(challenge, tmp_path, lines):
+    source, expected = challenge
+    target = as_from_an_archive(source, tmp_path / "in" / "s", with_other_techniques)
+    late = tmp_path / "late"
+    write_study(late, "ukb_like", 2, "s", phases=6, other_views=False)
+    for n, folder in enumerate(sorted((late / "s" / "study").iterdir()), start=900):       # parallel, later: no cine
+        shutil.copytree(folder, target / str(n))
+        for file in (target / str(n)).iterdir():
+            header = pydicom.dcmread(file)
+            header.SeriesDescription, header.SeriesNumber = "MOLLI_SA", n
+            header.StudyInstanceUID = pydicom.dcmread(target / "001" / "00000000").StudyInstanceUID
+            header.PixelData = bytes(len(header.PixelData))
+            header.save_as(file)
+    (target / "DICOMDIR").write_bytes(b"\0" * 200)
+    assert find_studies(tmp_path / "in") == [target] == find_studies(target / "DICOMDIR")
+    frames = expected.frame_numbers
+    np.testing.assert_array_equal(read_study(target, frames).frames, expected.frames)
+    assert "'cine_2ch' (another plane)" in lines()
+    assert "'MOLLI_SA' (by its name)" in lines()
+    assert not read_study(target, frames, series="molli").frames.any()
+    with pytest.raises(StudyError, match=r"no series is named 'nothing'; there are .*'cine_2ch'"):
+        read_study(target, series="nothing")
+
+
+def test_two_studies_in_one_folder_are_refused(challenge, tmp_path):
+    for n in range(2):
+        uid = pydicom.uid.generate_uid()
+        as_from_an_archive(challenge[0], tmp_path / "both" / str(n),
+                           lambda header, _, uid=uid: setattr(header, "StudyInstanceUID", uid))
+    with pytest.raises(StudyError, match="holds 2 studies"):
+        read_study(tmp_path / "both")
+    assert find_studies(tmp_path) == [tmp_path / "both" / "0", tmp_path / "both" / "1"]
+
+
+def big_endian(file):
+    header = pydicom.dcmread(file)
+    header.PixelData = header.pixel_array.astype(">u2").tobytes()
+    header.file_meta.TransferSyntaxUID = ExplicitVRBigEndian
+    pydicom.dcmwrite(file, header, little_endian=False, implicit_vr=False)
+
+
+def run_length(file):
+    header = pydicom.dcmread(file)
+    header.compress(RLELossless)
+    header.save_as(file)
+
+
+def jpeg_lossless(file):
+    gdcm = pytest.importorskip("gdcm")
+    reader = gdcm.ImageReader()
+    reader.SetFileName(str(file))
+    assert reader.Read()
+    change = gdcm.ImageChangeTransferSyntax()
+    change.SetTransferSyntax(gdcm.TransferSyntax(gdcm.TransferSyntax.JPEGLosslessProcess14_1))
+    change.SetInput(reader.GetImage())
+    assert change.Change()
+    writer = gdcm.ImageWriter()
+    writer.SetFileName(str(file))
+    writer.SetFile(reader.GetFile())
+    writer.SetImage(change.GetOutput())
+    assert writer.Write()
+
+
+@pytest.mark.parametrize("encode", [big_endian, run_length, jpeg_lossless])
+def test_other_encodings_hold_the_same_pixels(challenge, tmp_path, encode):
+    source, expected = challenge
+    shutil.copytree(source, tmp_path / "s")
+    for file in (tmp_path / "s").rglob("sax_*/*.dcm"):
+        encode(file)
+    read = read_dicom_study(tmp_path / "s", frames=expected.frame_numbers)
+    np.testing.assert_array_equal(read.frames, expected.frames)
+
+
+def test_a_missing_decoder_is_named(challenge, tmp_path, lines, monkeypatch):
+    shutil.copytree(challenge[0], tmp_path / "s")
+    for file in (tmp_path / "s").rglob("sax_*/*.dcm"):
+        jpeg_lossless(file)
+    decoder = pydicom.pixels.get_decoder(JPEGLosslessSV1)
+    monkeypatch.setattr(decoder, "_available", {})
+    with pytest.raises(StudyError, match="pixels of none of"):
+        read_dicom_study(tmp_path / "s", frames=(1, 3))
+    assert "pip install 'cardiojax[compressed]'" in lines()
+
+
+def test_a_4d_nifti_is_a_cine(tmp_path):
+    levels = phantom.contraction(np.arange(20) / 20)
+    frames, _, heart = phantom.cine("dsb_like", 3, levels)
+    image = nib.Nifti1Image(frames.transpose(2, 1, 0, 3), None)
+    image.header.set_zooms((heart.pixel, heart.pixel, heart.slice_spacing, 0.045))
+    nib.save(image, tmp_path / "p7.nii.gz")
+    found = read_study(tmp_path / "p7.nii.gz")
+    es = int(np.abs(levels - 1).argmin()) + 1
+    assert found.study_id == "p7"
+    assert found.frame_numbers[0] == 1
+    assert abs(found.frame_numbers[1] - es) <= 2
+    given = read_nifti_cine(tmp_path / "p7.nii.gz", (2, 9), "p7")
+    np.testing.assert_allclose(given.frames, frames[..., [1, 8]], atol=1e-3)
+    assert given.slice_spacing_mm == pytest.approx(heart.slice_spacing, rel=1e-5)
+    with pytest.raises(StudyError, match="no phase 99, the cine has 20"):
+        read_nifti_cine(tmp_path / "p7.nii.gz", (1, 99), "p7")
+
+
+def study(n=10, spacing_mm=8.0, **more):
+    return Study("s", np.zeros((n, 4, 4, 2), np.uint8), spacing_mm, **more)
+
+
+@pytest.mark.parametrize(("changed", "says"), [
+    ({}, None), ({"study": study(5, 20.0)}, "5 slices, fewer than 6"), ({"study": study(7)}, "span 56 mm"),
+    ({"study": study(notes=("gap of 16.0 mm",))}, "gap of 16.0 mm"), ({"mean_ml": (60, 90)}, "not physiological"),
+    ({"ef_std": 12.0}, "EF is uncertain"), ({"distance": 3.0}, "unlike the training studies"),
+    ({"ed_areas": np.array([3.0, 5, 4])}, "apex seems to be missing")])
+def test_a_study_is_referred_for_a_reason(changed, says):
+    predictor = Predictor.__new__(Predictor)
+    predictor.config = Sfera()
+    usual = {"study": study(), "mean_ml": (120, 50), "ef_std": 4.0, "distance": 0.5, "ed_areas": np.array([3.0, 5, 1])}
+    reasons = predictor._reasons(**{**usual, **changed})
+    assert reasons == [] if says is None else len(reasons) == 1 and says in reasons[0]
+
+
+def test_predict_goes_on_where_it_stopped(run, tmp_path, monkeypatch):
+    for i in range(3):
+        write_study(tmp_path / "in", "ukb_like", i, str(i), phases=4, other_views=False)
+    (tmp_path / "list.txt").write_text("".join(f"{tmp_path / 'in' / str(i)}\n" for i in range(3)))
+    words = ["predict", str(tmp_path / "list.txt"), "--run", str(run), "--csv", str(tmp_path / "out.csv"),
+             "--ed", "1", "--es", "2", "--figures", str(tmp_path / "figures")]
+    assert main(words) == 0
+    whole = (tmp_path / "out.csv").read_text()
+    assert [(r["ed_frame"], r["es_frame"]) for r in rows(tmp_path / "out.csv")] == [("1", "2")] * 3
+    for row in rows(tmp_path / "out.csv"):
+        assert 0 <= float(row["p_ef_below_40"]) <= float(row["p_ef_below_50"]) <= 1
+        assert (tmp_path / "figures" / f"{row['study_id']}.png").stat().st_size > 1000
+    (tmp_path / "out.csv").write_text(whole[:-20])                    # the last line as a killed process leaves it
+    seen = []
+    original = Predictor.predict
+    monkeypatch.setattr(Predictor, "predict", lambda self, study: seen.append(study.study_id) or original(self, study))
+    assert main([*words, "--resume"]) == 0
+    assert (tmp_path / "out.csv").read_text() == whole
+    assert seen == ["2"]
+
+
+def test_a_table_names_the_frames(run, tmp_path):
+    write_study(tmp_path / "in", "ukb_like", 0, "a", phases=4, other_views=False)
+    (tmp_path / "frames.csv").write_text("study_id,ed,es\na,2,4\n")
+    words = ["predict", str(tmp_path / "in"), "--run", str(run), "--csv", str(tmp_path / "out.csv"), "--frames"]
+    assert main([*words, str(tmp_path / "frames.csv")]) == 0
+    assert [(r["ed_frame"], r["es_frame"]) for r in rows(tmp_path / "out.csv")] == [("2", "4")]
+    assert main([*words, str(tmp_path / "in")]) == 2
