@@ -28,7 +28,7 @@ MIN_SLICES = 6             # with fewer slices, as in ukbb_cardiac's quality con
 MIN_SPAN_MM = 60.0         # where they span less: of ACDC's and DSB's whole stacks one in fifty does
 APEX_SHARE = 0.5           # where the last slice's LV has more of the largest: in whole stacks it has at most 0.4
 FAR = 2.0                  # this many times farther from the training studies than any validation study was
-WIDE_EF_PERCENT = 10.0     # where the deviation of EF is larger
+WIDE_EF_PERCENT = 15.0     # where the deviation of EF is larger
 COLUMNS = ("study_id", "edv_ml", "esv_ml", "ef_percent", "edv_std_ml", "esv_std_ml", "ef_std_percent",
            "refer", "reasons", "p_ef_below_40", "p_ef_below_50", "ed_frame", "es_frame")
 

@@ -172,7 +172,7 @@ def study(n=10, spacing_mm=8.0, **more):
 @pytest.mark.parametrize(("changed", "says"), [
     ({}, None), ({"study": study(5, 20.0)}, "5 slices, fewer than 6"), ({"study": study(7)}, "span 56 mm"),
     ({"study": study(notes=("gap of 16.0 mm",))}, "gap of 16.0 mm"), ({"mean_ml": (60, 90)}, "not physiological"),
-    ({"ef_std": 12.0}, "EF is uncertain"), ({"distance": 3.0}, "unlike the training studies"),
+    ({"ef_std": 16.0}, "EF is uncertain"), ({"distance": 3.0}, "unlike the training studies"),
     ({"ed_areas": np.array([3.0, 5, 4])}, "apex seems to be missing")])
 def test_a_study_is_referred_for_a_reason(changed, says):
     predictor = Predictor.__new__(Predictor)
