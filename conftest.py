@@ -78,3 +78,21 @@ def acdc_patient():
                 nib.save(out, folder / f"{folder.name}_frame{frame:02d}{name}.nii.gz")
         return folder
     return write
+
+
+@pytest.fixture
+def pictures_of(monkeypatch):
+    """Executes a notebook on the folder of an experiment; how many pictures it shows."""
+    def execute(name: str, experiment: Path) -> int:
+        import nbformat
+        from nbclient import NotebookClient
+
+        file = Path(__file__).parent / "notebooks" / f"{name}.ipynb"
+        notebook = nbformat.read(file, as_version=4)
+        assert not any(cell.get("outputs") for cell in notebook.cells), "committed with outputs"
+        monkeypatch.setenv("CARDIOJAX_EXPERIMENT", str(experiment))
+        NotebookClient(notebook, timeout=120, kernel_name="python3",
+                       resources={"metadata": {"path": str(file.parent)}}).execute()
+        return sum("image/png" in output.get("data", {}) for cell in notebook.cells
+                   for output in cell.get("outputs", []))
+    return execute

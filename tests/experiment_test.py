@@ -115,7 +115,7 @@ class Oracle:
 
 
 @pytest.mark.slow
-def test_the_report_says_what_was_found(two_datasets, tmp_path, monkeypatch):
+def test_the_report_says_what_was_found(two_datasets, tmp_path, monkeypatch, pictures_of):
     def train(config, *, run, **_):
         run.mkdir(parents=True)
         lines = [{"step": i, "kind": "train", "volume_rmse": 1 / i} for i in (1, 2)]
@@ -154,6 +154,7 @@ def test_the_report_says_what_was_found(two_datasets, tmp_path, monkeypatch):
     assert float(esv[0]) == pytest.approx(float(esv[1]) / 2, rel=0.01)
     assert rows["Dataset 1 (DSB)", "Gheorghiță 2022, RSP"]["ef_rmse"] == "3.7"
     assert {f.suffix for f in (tmp_path / "figures").iterdir()} == {".png", ".svg"}
+    assert pictures_of("3_read_an_experiment", tmp_path) == 1
 
 
 def test_bad_arguments_are_one_line(two_datasets, tmp_path, capsys):

@@ -4,12 +4,11 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
-from matplotlib import pyplot as plt
 
 from cardiojax import units
 from cardiojax.cohort import EDGES
 from cardiojax.data import Split
-from cardiojax.evaluate.figures import MASK_COLOURS, save
+from cardiojax.evaluate.figures import MASK_COLOURS, save, subplots
 from cardiojax.masks import Recipe, Shapes
 from cardiojax.study import ED, ES, Study
 
@@ -29,8 +28,7 @@ def draw(real: Mapping[str, Split], synthetic: Mapping[str, Split], folder: Path
 
 def ef_histograms(real: Mapping[str, Split], synthetic: Mapping[str, Split], file: Path):
     """Fig. 1: the real patients' EF, and the synthetic studies', split by split."""
-    figure, axes = plt.subplots(2, len(real), figsize=(5 * len(real), 5), squeeze=False, layout="constrained",
-                                sharex=True)
+    figure, axes = subplots(2, len(real), (5 * len(real), 5), sharex=True)
     for row, (kind, splits) in enumerate((("real", real), ("synthetic", synthetic))):
         for axis, (name, split) in zip(axes[row], splits.items(), strict=True):
             ef = units.ef_percent(*split.volumes_ml.T)
@@ -47,7 +45,7 @@ def workflow(study: Study, file: Path):
     area = units.lv_area_mm2(study.masks, study.pixel_spacing_mm)[:, ED]
     s = int(np.argmin(np.abs(np.cumsum(area) - area.sum() / 2)))
     columns = [("as it is", study.masks)] + [(f"{r.kind} {r.step}", shapes.pair(r)) for r in WORKFLOW]
-    figure, axes = plt.subplots(2, len(columns), figsize=(2.2 * len(columns), 5), layout="constrained")
+    figure, axes = subplots(2, len(columns), (2.2 * len(columns), 5))
     for (title, masks), column in zip(columns, axes.T, strict=True):
         edv, esv = units.simpson_ml(units.lv_area_mm2(masks, (1.0, 1.0)), study.slice_spacing_mm)
         for frame, axis in zip((ED, ES), column, strict=True):
@@ -61,8 +59,7 @@ def stacks(split: Split, file: Path):
     """Fig. 3: three studies of different EF, slices from base to apex, ED above ES."""
     efs = units.ef_percent(*split.volumes_ml.T)
     studies = [split.study(int(np.abs(efs - wanted).argmin())) for wanted in STACK_EFS]
-    figure, axes = plt.subplots(2 * len(studies), SLICES, figsize=(1.5 * SLICES, 3.1 * len(studies)),
-                                layout="constrained")
+    figure, axes = subplots(2 * len(studies), SLICES, (1.5 * SLICES, 3.1 * len(studies)))
     for i, study in enumerate(studies):
         at = np.linspace(0, len(study) - 1, SLICES).round().astype(int)
         for frame in (ED, ES):

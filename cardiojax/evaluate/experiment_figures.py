@@ -5,7 +5,6 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
-from matplotlib import pyplot as plt
 
 from cardiojax.evaluate import figures
 from cardiojax.evaluate.comparison import ordered
@@ -18,7 +17,7 @@ def ratios(comparisons: Mapping[str, dict], file: Path):
     """RMSE of every experiment over RSO's with its interval, a panel for each dataset."""
     names = [[n for n in ordered(found) if "against" in found[n]] for found in comparisons.values()]
     height = 1.2 + 0.42 * max(map(len, names))
-    figure, axes = plt.subplots(1, len(names), figsize=(5.5 * len(names), height), layout="constrained", squeeze=False)
+    figure, axes = figures.subplots(1, len(names), (5.5 * len(names), height))
     for axis, (dataset, found), shown in zip(axes[0], comparisons.items(), names, strict=True):
         for k, measure in enumerate(MEASURES):
             at = np.arange(len(shown)) + 0.22 * (k - 1)
@@ -38,7 +37,7 @@ def ratios(comparisons: Mapping[str, dict], file: Path):
 
 def curves(runs: Mapping[str, Path], file: Path):
     """Training loss of the volumes, and the validation studies' EF, by step."""
-    figure, (training, validation) = plt.subplots(1, 2, figsize=(11, 3.8), layout="constrained")
+    figure, ((training, validation),) = figures.subplots(1, 2, (11, 3.8))
     for name, run in runs.items():
         lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
         steps, losses = zip(*((m["step"], m["volume_rmse"]) for m in lines if m["kind"] == "train"), strict=True)

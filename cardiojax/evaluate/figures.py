@@ -3,12 +3,9 @@
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-import matplotlib
 import numpy as np
-
-matplotlib.use("Agg")
-from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
 from cardiojax.evaluate.metrics import agreement
 from cardiojax.predict import Prediction
@@ -45,8 +42,7 @@ def bland_altman(pairs: Pairs, file: Path):
 
 def _panels(pairs: Pairs, height: float, file: Path) -> Iterator[tuple[Axes, str, np.ndarray, np.ndarray]]:
     """Axes to draw on, one after the other; saved after the last."""
-    figure, axes = plt.subplots(len(pairs), 3, figsize=(11, height * len(pairs)), layout="constrained", squeeze=False,
-                                sharex="col", sharey="col")
+    figure, axes = subplots(len(pairs), 3, (11, height * len(pairs)), sharex="col", sharey="col")
     for row, (title, (predicted, truth)) in zip(axes, pairs.items(), strict=True):
         for k, axis in enumerate(row):
             yield axis, f"{title} {TITLES[k]}".strip(), predicted[:, k], truth[:, k]
@@ -64,7 +60,7 @@ def sample_grid(masks: np.ndarray, fakes: np.ndarray, reals: np.ndarray) -> np.n
 def contact_sheet(study: Study, prediction: Prediction, folder: Path):
     """STUDY_ID.png: the slices of a prepared study, base → apex, ED above ES, and what was measured on them."""
     n = len(study)
-    figure, axes = plt.subplots(2, n, figsize=(1.3 * n + 0.5, 3.4), layout="constrained", squeeze=False)
+    figure, axes = subplots(2, n, (1.3 * n + 0.5, 3.4))
     for row, name in enumerate(("ED", "ES")):
         for s, axis in enumerate(axes[row]):
             axis.imshow(study.frames[s, :, :, row], cmap="gray", vmin=0, vmax=255)
@@ -77,11 +73,16 @@ def contact_sheet(study: Study, prediction: Prediction, folder: Path):
                     color="firebrick" if p.refer else "black")
     folder.mkdir(parents=True, exist_ok=True)
     figure.savefig(folder / f"{study.study_id}.png", dpi=130)
-    plt.close(figure)
+
+
+def subplots(rows: int, columns: int, size_inches: tuple[float, float], **more) -> tuple[Figure, np.ndarray]:
+    """A figure and its (rows, columns) of axes. Without pyplot, which would change the backend of a notebook that has
+    loaded us."""
+    figure = Figure(figsize=size_inches, layout="constrained")
+    return figure, figure.subplots(rows, columns, squeeze=False, **more)
 
 
 def save(figure, file: Path):
     """As PNG under the name given, and as SVG beside it."""
     figure.savefig(file, dpi=130)
     figure.savefig(file.with_suffix(".svg"))
-    plt.close(figure)
