@@ -207,6 +207,10 @@ def test_show_says_what_a_run_is(run, capsys):
     assert code == 0
     assert '"training": "phantom/dsb_like:train"' in out
     assert "last validation" in out
+    assert "parents: none" in out
+    assert "checkpoints: step 2" in out
+    with np.load(run / "model.npz") as arrays:
+        assert f"{sum(a.size for n, a in arrays.items() if n.startswith('params/')):,} parameters" in out
 
 
 def test_a_full_disk_is_one_line(run, tmp_path, capsys):
