@@ -29,7 +29,7 @@ class Build:
     Every dropped slice or study is a line in the log, with its reason, also kept as DATA_DIR/NAME/build.log.
     """
 
-    name: Positional[Literal["phantom", "acdc", "kaggle_dsb", "ukbb"]]
+    name: Positional[Literal["phantom", "acdc", "kaggle_dsb", "mnms", "ukbb"]]
     """Which dataset."""
     data_dir: Path
     """Where the records go."""

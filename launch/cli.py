@@ -10,7 +10,7 @@ from cardiojax.errors import InputError, Preempted
 
 VERBS = {
     "demo": "make a phantom cohort, train on it, measure volumes: the whole house in a few minutes",
-    "build": "write a dataset: phantom, acdc, kaggle_dsb, ukbb, synthetic → TFDS",
+    "build": "write a dataset: phantom, acdc, kaggle_dsb, mnms, ukbb, synthetic → TFDS",
     "train": "train a network: sfera (studies → volumes), gaugan (masks → images)",
     "local": "several processes of one machine as one training, started again where one dies",
     "evaluate": "measure a run on a split: metrics.json, predictions.csv, figures, report.html",

@@ -29,14 +29,15 @@ def main(argv: list[str]) -> int:
     from cardiojax import experiment
     from cardiojax.config import EXPERIMENT_PRESETS
     from launch.build import main as build
-    from launch.experiment import tell
+    from launch.experiment import compiled_once, tell
 
     began = time.monotonic()
     log.info("phantom cohort → %s", args.out / "data")
     build(["phantom", "--data-dir", str(args.out / "data")])
     first, second = (f"phantom/{variant}" for variant in VARIANTS)
-    result = experiment.run(EXPERIMENT_PRESETS["tiny"], preset="tiny", first=first, second=second,
-                            data_dir=args.out / "data", out=args.out / "experiment")
+    with compiled_once():
+        result = experiment.run(EXPERIMENT_PRESETS["tiny"], preset="tiny", first=first, second=second,
+                                data_dir=args.out / "data", out=args.out / "experiment")
     tell(result, args.out / "experiment")
     print(f"done in {time.monotonic() - began:.0f} s")
     return 0

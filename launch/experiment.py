@@ -1,6 +1,8 @@
 """`cardiojax experiment`: the paper's question, answered on two datasets."""
 
+import contextlib
 import dataclasses
+import tempfile
 from pathlib import Path
 from typing import Annotated
 
@@ -48,10 +50,24 @@ def main(argv: list[str]) -> int:
 
     if args.first == args.second:
         raise InputError(f"the two datasets are the same, {args.first}")
-    result = experiment.run(args.settings, preset=args.preset, first=args.first, second=args.second,
-                            data_dir=args.data_dir, out=args.out, make=not args.report_only)
+    with compiled_once():
+        result = experiment.run(args.settings, preset=args.preset, first=args.first, second=args.second,
+                                data_dir=args.data_dir, out=args.out, make=not args.report_only)
     tell(result, args.out)
     return 0
+
+
+@contextlib.contextmanager
+def compiled_once():
+    """Stages of the same shapes share a compilation: each is a training of its own, which JAX would compile anew."""
+    import jax
+
+    if jax.config.jax_compilation_cache_dir:
+        yield
+        return
+    with tempfile.TemporaryDirectory(prefix="cardiojax-") as folder:
+        jax.config.update("jax_compilation_cache_dir", folder)
+        yield
 
 
 def tell(result: dict, out: Path):

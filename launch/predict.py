@@ -134,11 +134,14 @@ def ahead(read: Callable, paths: list[Path], workers: int) -> Iterator[Callable]
 
 def rows_of(table: Path, columns: tuple[str, ...]) -> dict[str, dict[str, str]]:
     """The whole rows of an earlier run's table; a last line that was cut off is measured again."""
-    with table.open(newline="") as stream:
-        reader = csv.DictReader(stream)
-        if tuple(reader.fieldnames or ()) != columns:
-            raise InputError(f"--resume: {table} has other columns than this version writes")
-        return {row["study_id"]: row for row in reader if None not in row.values() and None not in row}
+    try:
+        with table.open(newline="") as stream:
+            reader = csv.DictReader(stream)
+            if tuple(reader.fieldnames or ()) != columns:
+                raise InputError(f"--resume: {table} has other columns than this version writes")
+            return {row["study_id"]: row for row in reader if None not in row.values() and None not in row}
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise InputError(f"--resume: {table} cannot be read ({one_line(error)})") from None
 
 
 def phases_of(table: Path | None) -> dict[str, tuple[int, int]]:
@@ -148,5 +151,5 @@ def phases_of(table: Path | None) -> dict[str, tuple[int, int]]:
     try:
         with table.open(newline="") as stream:
             return {row["study_id"]: (int(row["ed"]), int(row["es"])) for row in csv.DictReader(stream)}
-    except (OSError, KeyError, TypeError, ValueError) as error:
-        raise InputError(f"--frames: {table} is no table of study_id, ed and es ({error!r})") from None
+    except (OSError, KeyError, TypeError, ValueError, csv.Error) as error:
+        raise InputError(f"--frames: {table} is no table of study_id, ed and es ({one_line(error)})") from None

@@ -36,13 +36,16 @@ def read_study(path: Path, frames: tuple[int, int] | None = None, series: str | 
             return read_ukbb_zip(path, frames)
         if path.name.endswith(NIFTI):
             return read_nifti_cine(path, frames, name)
-    elif frames is None and (path / "Info.cfg").is_file():
+    cine = cine_of(path)
+    if cine and frames is not None:                     # a cine and its pair may stand together
+        return read_nifti_cine(cine, frames, name)
+    if (path / "Info.cfg").is_file():
         return read_acdc(path)
-    for ed, es in NIFTI_PAIRS if frames is None else ():
+    for ed, es in NIFTI_PAIRS:
         if existing(path, ed, required=False) or existing(path, es, required=False):
             return read_nifti_study((existing(path, ed), existing(path, es)), study_id=name)
-    if cine := cine_of(path):
-        return read_nifti_cine(cine, frames, name)
+    if cine:
+        return read_nifti_cine(cine, None, name)
     return read_dicom_study(path, frames, study_id=name, series=series)
 
 
@@ -57,8 +60,9 @@ def study_id_of(path: Path) -> str:
 
 
 def cine_of(folder: Path) -> Path | None:
-    """The 4D NIfTI of a folder: ukbb_cardiac's `sa`, ACDC's `patient001_4d`."""
-    return existing(folder, "sa", required=False) or existing(folder, f"{folder.name}_4d", required=False)
+    """The 4D NIfTI of a folder: ukbb_cardiac's `sa`, ACDC's `patient001_4d`, M&Ms' `CODE_sa`."""
+    stems = ("sa", f"{folder.name}_4d", f"{folder.name}_sa")
+    return next((f for stem in stems if (f := existing(folder, stem, required=False))), None)
 
 
 def find_studies(path: Path) -> list[Path]:

@@ -22,7 +22,6 @@ from cardiojax.study import Study
 log = logging.getLogger("cardiojax")
 
 SAME_POSITION_MM = 2.0
-UNREADABLE = (ValueError, AttributeError, RuntimeError, NotImplementedError, OSError, EOFError, KeyError)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -143,8 +142,8 @@ def find_ed_es(acquisitions: list[Acquisition], study_id: str) -> tuple[int, int
         if len(a.images) == phases:
             try:
                 cines.append(np.stack([i.pixels() for i in a.images]))
-            except UNREADABLE:
-                continue                                # `decode` will say so
+            except Exception:                           # `decode` will say why
+                continue
     if not cines:
         raise StudyError(f"study {study_id}: no slice's cine can be read, so ES cannot be found; name the frames")
     es = es_phase(cines)
@@ -182,7 +181,7 @@ def decode(a: Acquisition, ed: int, es: int, study_id: str) -> tuple[Acquisition
         if bad := int((~np.isfinite(frames)).sum()):
             raise ValueError(f"{bad} pixels are NaN or infinite")
         return a, frames
-    except UNREADABLE as error:
+    except Exception as error:                          # pydicom and its decoders raise whatever they stumble on
         log.warning("study %s: slice %s dropped: pixels unreadable (%s)", study_id, a.name, one_line(error))
         return None
 

@@ -11,11 +11,15 @@ from cardiojax.errors import StudyError, one_line
 from cardiojax.readers import geometry
 from cardiojax.readers.cycle import es_phase
 from cardiojax.study import Study
+from cardiojax.units import LV
 
 log = logging.getLogger("cardiojax")
 
 ACDC_LABELS = {1: 3, 2: 2, 3: 1}        # theirs: 1 RV, 2 myocardium, 3 LV
 Pair = tuple[Path, Path]
+# what nibabel and numpy raise over a damaged file
+UNREADABLE = (OSError, EOFError, ValueError, OverflowError, IndexError, KeyError, TypeError, MemoryError,
+              nib.filebasedimages.ImageFileError, nib.spatialimages.HeaderDataError)
 
 
 def read_nifti_study(frames: Pair, masks: Pair | None = None, label_map: dict[int, int] | None = None,
@@ -44,24 +48,44 @@ def read_nifti_study(frames: Pair, masks: Pair | None = None, label_map: dict[in
                  pixel_spacing_mm=(zooms[1], zooms[0]))
 
 
-def read_nifti_cine(file: Path, frames: tuple[int, int] | None = None, study_id: str = "") -> Study:
-    """A 4D image (x, y, z, t) → Study. ED and ES are the 1-based `frames`, else the first and `cycle.es_phase`'s."""
+def read_nifti_cine(file: Path, frames: tuple[int, int] | None = None, study_id: str = "",
+                    masks: Path | None = None) -> Study:
+    """A 4D image (x, y, z, t) → Study.
+
+    ED and ES are the 1-based `frames`, else the two phases that `masks` (4D, our labels) hold, the one with the larger
+    LV first, else the first phase and `cycle.es_phase`'s.
+    """
     image = load(file, study_id)
     if len(image.shape) != 4 or image.shape[3] < 2:
         raise StudyError(f"study {study_id}: {Path(file).name} has shape {image.shape}, expected (x, y, z, phases)")
-    cine = pixels(image, study_id).astype(np.float32)
+    cine, labels = pixels(image, study_id).astype(np.float32), None
     phases = cine.shape[3]
+    if masks is not None:
+        labels = pixels(load(masks, study_id), study_id)
+        if labels.shape != cine.shape:
+            raise StudyError(f"study {study_id}: masks of shape {labels.shape}, images of {cine.shape}")
     if frames is None:
-        frames = (1, 2 if phases == 2 else 1 + es_phase(list(cine.transpose(2, 3, 1, 0))))
-        log.info("study %s: ED is phase 1, ES phase %d of %d", study_id, frames[1], phases)
+        if labels is not None:
+            frames = labelled_phases(labels, study_id)
+        else:
+            frames = (1, 2 if phases == 2 else 1 + es_phase(list(cine.transpose(2, 3, 1, 0))))
+        log.info("study %s: ED is phase %d, ES phase %d of %d", study_id, *frames, phases)
     if not all(1 <= n <= phases for n in frames):
         raise StudyError(f"study {study_id}: there is no phase {max(frames)}, the cine has {phases}")
-    images = stack([cine[..., n - 1] for n in frames])
-    if geometry.towards_apex(image.affine[:3, 2] * [-1, -1, 1], study_id, acquisition_order=1.0) < 0:
-        images = images[::-1]
+    order = geometry.towards_apex(image.affine[:3, 2] * [-1, -1, 1], study_id, acquisition_order=1.0)
+    images, labels = (None if a is None else stack([a[..., n - 1] for n in frames])[::order] for a in (cine, labels))
     zooms = [float(z) for z in image.header.get_zooms()]
-    return Study(study_id=study_id, frames=images, slice_spacing_mm=zooms[2], pixel_spacing_mm=(zooms[1], zooms[0]),
-                 frame_numbers=frames)
+    return Study(study_id=study_id, frames=images, masks=None if labels is None else relabel(labels, None, study_id),
+                 slice_spacing_mm=zooms[2], pixel_spacing_mm=(zooms[1], zooms[0]), frame_numbers=frames)
+
+
+def labelled_phases(labels: np.ndarray, study_id: str) -> tuple[int, int]:
+    """1-based ED and ES: the two phases with labels, the larger LV first."""
+    at = np.flatnonzero(labels.any(axis=(0, 1, 2)))
+    if len(at) != 2:
+        raise StudyError(f"study {study_id}: {len(at)} phases have labels, expected ED and ES")
+    ed, es = sorted(at, key=lambda t: -np.count_nonzero(labels[..., t] == LV))
+    return int(ed) + 1, int(es) + 1
 
 
 def read_mask(mask: nib.nifti1.Nifti1Image, image: nib.nifti1.Nifti1Image, phase: str, study_id: str) -> np.ndarray:
@@ -102,7 +126,8 @@ def acdc_info(folder: Path) -> dict[str, str]:
         for phase in ("ED", "ES"):
             int(info[phase])
     except (OSError, configparser.Error, KeyError, ValueError) as error:
-        raise StudyError(f"study {folder.name}: Info.cfg does not name the ED and ES frames ({error})") from None
+        raise StudyError(f"study {folder.name}: Info.cfg does not name the ED and ES frames "
+                         f"({one_line(error)})") from None
     return info
 
 
@@ -120,17 +145,17 @@ def load(file: Path, study_id: str) -> nib.nifti1.Nifti1Image:
         image = nib.load(file)
         with nib.openers.ImageOpener(str(file)) as stream:      # nibabel turns a spacing of zero into 1 mm, unasked
             spacing = type(image.header).from_fileobj(stream, check=False)["pixdim"][1:4]
-        if not (np.isfinite(spacing).all() and np.all(spacing != 0)):
-            raise StudyError(f"study {study_id}: {Path(file).name} has spacing {spacing.tolist()} mm")
-        return image
-    except (OSError, nib.filebasedimages.ImageFileError, EOFError) as error:
+    except UNREADABLE as error:
         raise StudyError(f"study {study_id}: cannot read {Path(file).name} ({one_line(error)})") from None
+    if not (np.isfinite(spacing).all() and np.all(spacing != 0)):
+        raise StudyError(f"study {study_id}: {Path(file).name} has spacing {spacing.tolist()} mm")
+    return image
 
 
 def pixels(image: nib.nifti1.Nifti1Image, study_id: str) -> np.ndarray:
     try:
         return np.asarray(image.dataobj)
-    except (OSError, EOFError, ValueError, nib.filebasedimages.ImageFileError) as error:
+    except UNREADABLE as error:
         name = Path(image.get_filename() or "image").name
         raise StudyError(f"study {study_id}: {name} is truncated ({one_line(error)})") from None
 
