@@ -3,16 +3,22 @@
 import collections
 import csv
 import dataclasses
+import io
 import logging
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import tyro
 from rich.progress import track
 from tyro.conf import Positional
 
 from cardiojax.errors import InputError, StudyError, one_line
+
+if TYPE_CHECKING:
+    from cardiojax.predict import Prediction
+    from cardiojax.study import Study
 
 log = logging.getLogger("cardiojax")
 
@@ -57,53 +63,59 @@ def main(argv: list[str]) -> int:
     from cardiojax.predict import COLUMNS, Predictor
     from cardiojax.preprocess import prepare
     from cardiojax.readers import read_study, study_id_of
+    from cardiojax.train.run import write_text
 
     predictor, named = Predictor(args.run), phases_of(args.frames)
     given = None if args.ed is None else (args.ed, args.es)
     args.csv.parent.mkdir(parents=True, exist_ok=True)
     before = rows_of(args.csv, COLUMNS) if args.resume and args.csv.exists() else {}
-    paths = found(args.studies)
-    todo = [p for p in paths if study_id_of(p) not in before]
+    todo = [p for p in found(args.studies, args.resume) if study_id_of(p) not in before]
 
-    def read(path: Path):
+    def read(path: Path) -> "Study":
         return prepare(read_study(path, named.get(study_id_of(path), given), args.series))
 
-    done, failed = len(before), []
-    with args.csv.open("w", newline="") as stream:
+    done, failed = 0, []
+    if before:                                          # whole, should this process end here
+        write_text(args.csv, table_of(before.values(), COLUMNS))
+    with args.csv.open("a" if before else "w", newline="") as stream:
         writer = csv.DictWriter(stream, COLUMNS)
-        writer.writeheader()
-        writer.writerows(before.values())
-        stream.flush()
-        reading = ahead(read, todo, max(1, args.workers))
-        for path, ready in track(zip(todo, reading, strict=True), description="studies", total=len(todo),
-                                 disable=len(todo) < 2):
-            try:
-                study = ready()
-                prediction = predictor.predict(study)
-            except StudyError as error:
-                failed.append(str(error))
-                log.error("%s", error)
+        if not before:
+            writer.writeheader()
+        for study, found_or_why in track(measured(todo, read, predictor.predict, max(1, args.workers)),
+                                         description="studies", total=len(todo), disable=len(todo) < 2):
+            if study is None:
+                failed.append(found_or_why)
+                log.error("%s", found_or_why)
                 continue
-            except Exception as error:          # of a thousand studies none may end the others
-                failed.append(f"{path}: {one_line(error)} (not foreseen: please report it)")
-                log.error("%s", failed[-1])
-                log.debug("", exc_info=True)
-                continue
-            writer.writerow(prediction.row())
+            writer.writerow(found_or_why.row())
             stream.flush()
             done += 1
             if args.figures:
                 from cardiojax.evaluate.figures import contact_sheet
-                contact_sheet(study, prediction, args.figures)
-    if not done:
+                contact_sheet(study, found_or_why, args.figures)
+    if not done and failed and not before:
         raise InputError(f"none of {len(failed)} studies could be measured: {failed[0]}")
-    log.info("%d studies measured%s, %d failed: %s", done - len(before),
-             f", {len(before)} before" if before else "", len(failed), args.csv)
+    log.info("%d studies measured%s, %d failed: %s", done, f", {len(before)} before" if before else "", len(failed),
+             args.csv)
     return 1 if failed else 0
 
 
-def found(arguments: Iterable[Path]) -> list[Path]:
-    """Every study that the arguments name, once. Raises InputError for a list that cannot be read."""
+def measured(paths: list[Path], read: "Callable[[Path], Study]", predict: "Callable[[Study], Prediction]",
+             workers: int) -> "Iterator[tuple[Study, Prediction] | tuple[None, str]]":
+    """Each study with what was measured, or None and why not, in order."""
+    for path, ready in zip(paths, ahead(read, paths, workers), strict=True):
+        try:
+            study = ready()
+            yield study, predict(study)
+        except StudyError as error:
+            yield None, str(error)
+        except Exception as error:                      # of a thousand studies none may end the others
+            log.debug("", exc_info=True)
+            yield None, f"{path}: {one_line(error)} (not foreseen: please report it)"
+
+
+def found(arguments: Iterable[Path], distinct: bool) -> list[Path]:
+    """Every study that the arguments name, once. Raises InputError where `distinct` and two have the same name."""
     from cardiojax.readers import find_studies, study_id_of
 
     roots = []
@@ -115,8 +127,10 @@ def found(arguments: Iterable[Path]) -> list[Path]:
     paths = list(dict.fromkeys(p for root in roots for p in find_studies(root)))
     twice = [n for n, count in collections.Counter(map(study_id_of, paths)).items() if count > 1]
     if twice:
-        log.warning("several studies are called %s: their rows are told apart by their order alone",
-                    ", ".join(twice[:3]) + (" …" if len(twice) > 3 else ""))
+        many = f"several studies are called {', '.join(twice[:3])}{' …' if len(twice) > 3 else ''}"
+        if distinct:
+            raise InputError(f"{many}, so --resume cannot tell which of them are measured")
+        log.warning("%s; their rows are told apart by their order alone", many)
     return paths
 
 
@@ -142,6 +156,14 @@ def rows_of(table: Path, columns: tuple[str, ...]) -> dict[str, dict[str, str]]:
             return {row["study_id"]: row for row in reader if None not in row.values() and None not in row}
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise InputError(f"--resume: {table} cannot be read ({one_line(error)})") from None
+
+
+def table_of(rows: Iterable[dict[str, str]], columns: tuple[str, ...]) -> str:
+    stream = io.StringIO(newline="")
+    writer = csv.DictWriter(stream, columns)
+    writer.writeheader()
+    writer.writerows(rows)
+    return stream.getvalue()
 
 
 def phases_of(table: Path | None) -> dict[str, tuple[int, int]]:

@@ -201,6 +201,10 @@ def test_predict_goes_on_where_it_stopped(run, tmp_path, monkeypatch):
     assert main([*words, "--resume"]) == 0
     assert (tmp_path / "out.csv").read_text() == whole
     assert seen == ["2"]
+    write_study(tmp_path / "other", "ukb_like", 1, "1", phases=4, other_views=False)
+    words[1:2] = [str(tmp_path / "in"), str(tmp_path / "other")]
+    assert main([*words, "--resume"]) == 2                            # two studies are called 1
+    assert (tmp_path / "out.csv").read_text() == whole
 
 
 def test_a_table_names_the_frames(run, tmp_path):
