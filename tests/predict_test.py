@@ -214,3 +214,40 @@ def test_a_table_names_the_frames(run, tmp_path):
     assert main([*words, str(tmp_path / "frames.csv")]) == 0
     assert [(r["ed_frame"], r["es_frame"]) for r in rows(tmp_path / "out.csv")] == [("2", "4")]
     assert main([*words, str(tmp_path / "in")]) == 2
+
+
+def broken(folder, challenge):
+    """Ten studies that cannot be measured, each in its own way → what is said of each."""
+    good = challenge[0]
+    (folder / "empty").mkdir(parents=True)
+    (folder / "text").mkdir()
+    (folder / "text" / "report.dcm").write_text("no image")
+    write_study(folder, "ukb_like", 0, "one_phase", phases=1, other_views=False)
+    shutil.copytree(good, folder / "cut_off")
+    for file in (folder / "cut_off").rglob("*.dcm"):
+        file.write_bytes(file.read_bytes()[:3000])
+    as_from_an_archive(good, folder / "no_position", lambda header, _: delattr(header, "ImagePositionPatient"))
+    (folder / "1000001_20209_2_0.zip").write_bytes(b"PK\3\4 and no more")
+    (folder / "half").mkdir()
+    nib.save(nib.Nifti1Image(np.zeros((8, 8, 7), np.float32), np.eye(4)), folder / "half" / "ED.nii.gz")
+    nib.save(nib.Nifti1Image(np.full((8, 8, 7, 3), np.nan, np.float32), np.eye(4)), folder / "nan.nii.gz")
+    nib.save(nib.Nifti1Image(np.ones((40, 40, 7, 3), np.float32), np.diag([2, 2, 8, 1])), folder / "grey.nii.gz")
+    (folder / "patient001").mkdir()
+    (folder / "patient001" / "Info.cfg").write_text("Group: NOR\n")
+    return {"empty": "no DICOM files", "text": "none of 1 files", "one_phase": "no ES frame",
+            "cut_off": "no slice's cine can be read", "no_position": "none of", "1000001": "is unreadable",
+            "half": "ES.nii.gz is missing", "nan": "NaN", "grey": "about the same value",
+            "patient001": "does not name the ED and ES"}
+
+
+def test_ten_broken_studies_do_not_stop_the_others(run, challenge, tmp_path, capsys):
+    reasons = broken(tmp_path / "in", challenge)
+    for i in range(2):
+        write_study(tmp_path / "in", "ukb_like", i, f"good{i}", phases=4, other_views=False)
+    assert main(["predict", str(tmp_path / "in"), "--run", str(run), "--csv", str(tmp_path / "out.csv")]) == 1
+    said = capsys.readouterr().err
+    for study_id, reason in reasons.items():
+        assert any(f"study {study_id}:" in line and reason in line for line in said.splitlines()), (study_id, said)
+    assert "Traceback" not in said
+    assert "2 studies measured, 10 failed" in said
+    assert [r["study_id"] for r in rows(tmp_path / "out.csv")] == ["good0", "good1"]

@@ -145,7 +145,7 @@ def find_ed_es(acquisitions: list[Acquisition], study_id: str) -> tuple[int, int
             except Exception:                           # `decode` will say why
                 continue
     if not cines:
-        raise StudyError(f"study {study_id}: no slice's cine can be read, so ES cannot be found; name the frames")
+        raise StudyError(f"study {study_id}: no slice's cine can be read, so ES cannot be found")
     es = es_phase(cines)
     log.info("study %s: ED is phase 1, ES phase %d of %d (largest change from ED)", study_id, es + 1, phases)
     return 1, es + 1
