@@ -87,6 +87,14 @@ def test_the_short_axis_cine_is_found_by_itself(challenge, tmp_path, lines):
         read_study(target, series="nothing")
 
 
+def test_series_of_a_study_without_its_uid_are_found_together(challenge, tmp_path):
+    """As in the challenge's own files, from which it was removed."""
+    target = as_from_an_archive(challenge[0], tmp_path / "in" / "s",
+                                lambda header, _: delattr(header, "StudyInstanceUID"))
+    assert find_studies(tmp_path) == [target]
+    np.testing.assert_array_equal(read_study(target, challenge[1].frame_numbers).frames, challenge[1].frames)
+
+
 def test_two_studies_in_one_folder_are_refused(challenge, tmp_path):
     for n in range(2):
         uid = pydicom.uid.generate_uid()

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from cardiojax.errors import StudyError
 from cardiojax.readers.dicom import read_dicom_study
-from cardiojax.readers.dicom_header import is_dicom, study_uid
+from cardiojax.readers.dicom_header import is_dicom, position, study_uid
 from cardiojax.readers.nifti import existing, read_acdc, read_nifti_cine, read_nifti_study
 from cardiojax.readers.ukbb import NAME as UKBB_NAME
 from cardiojax.readers.ukbb import read_ukbb_zip
@@ -88,13 +88,17 @@ def studies_below(folder: Path) -> Iterator[Path]:
 
 
 def joined(found: Iterable[Path]) -> set[Path]:
-    """Folders of one DICOM study, a series each, become the folder above them."""
+    """Folders of one DICOM study, a series each, become the folder above them: those with the same StudyInstanceUID,
+    and where an archive has removed it, neighbours that hold a single slice each."""
     whole, parts = set(), collections.defaultdict(list)
     for path in found:
-        files = sorted(path.iterdir()) if path.is_dir() else []
-        uid = next((study_uid(f) for f in files if f.is_file() and is_dicom(f)), "")
-        parts[uid].append(path) if uid else whole.add(path)
-    return whole | {Path(os.path.commonpath(folders)) for folders in parts.values()}
+        files = [f for f in sorted(path.iterdir()) if f.is_file() and is_dicom(f)] if path.is_dir() else []
+        key = study_uid(files[0]) if files else ""
+        if files and not key and len({position(f) for f in files}) == 1:
+            key = path.parent
+        parts[key].append(path) if key else whole.add(path)
+    whole |= {Path(os.path.commonpath(folders)) for folders in parts.values()}
+    return {path for path in whole if not any(above in whole for above in path.parents)}
 
 
 def is_study(path: Path) -> bool:

@@ -81,9 +81,17 @@ def is_dicom(file: Path) -> bool:
 
 def study_uid(file: Path) -> str:
     """StudyInstanceUID; empty where the file has none or is no DICOM."""
+    return _tag(file, "StudyInstanceUID")
+
+
+def position(file: Path) -> str:
+    """ImagePositionPatient as it is written; empty where the file has none or is no DICOM."""
+    return _tag(file, "ImagePositionPatient")
+
+
+def _tag(file: Path, name: str) -> str:
     try:
-        header = pydicom.dcmread(file, stop_before_pixels=True, specific_tags=["StudyInstanceUID"])
-        return str(header.get("StudyInstanceUID") or "")
+        return str(pydicom.dcmread(file, stop_before_pixels=True, specific_tags=[name]).get(name) or "")
     except Exception:                                   # whoever reads it will say why
         return ""
 
