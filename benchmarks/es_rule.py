@@ -11,7 +11,7 @@ import numpy as np
 import tyro
 
 from cardiojax import phantom, units
-from cardiojax.readers.cycle import es_phase
+from cardiojax.readers.cycle import es_phase, middle
 
 
 def main(studies: int = 20, phases: int = 25, out: Path = Path("benchmarks/results/es_rule.json")):
@@ -23,7 +23,7 @@ def main(studies: int = 20, phases: int = 25, out: Path = Path("benchmarks/resul
         misses, excess_ml = [], []
         for i in range(studies):
             frames, masks, heart = phantom.cine(variant, i, levels)
-            found = es_phase(list(frames.transpose(0, 3, 1, 2)))
+            found = es_phase(middle(frames.transpose(0, 3, 1, 2)))
             esv = [units.simpson_ml(units.lv_area_mm2(masks[..., [0, p]], (heart.pixel, heart.pixel)),
                                     heart.slice_spacing)[1] for p in (found, truth)]
             misses.append(abs(found - truth))

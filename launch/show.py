@@ -10,7 +10,7 @@ from rich.table import Table
 from tyro.conf import Positional
 
 from cardiojax.errors import RunError
-from cardiojax.train.run import read_arrays, read_config
+from cardiojax.train.run import read_arrays, read_config, read_metrics
 
 ROWS = 8               # evaluations that are shown
 
@@ -30,7 +30,7 @@ def main(argv: list[str]) -> int:
     print(f"model: {size(args.run)}")
     steps = sorted(int(p.name) for p in (args.run / "checkpoints").glob("[0-9]*") if p.name.isdigit())
     print(f"checkpoints: step {', '.join(map(str, steps)) or 'none'}")
-    lines = read_metrics(args.run / "metrics.jsonl")
+    lines = read_metrics(args.run)
     for kind in ("train", "validation"):
         last = next((line for line in reversed(lines) if line["kind"] == kind), None)
         if last:
@@ -65,17 +65,6 @@ def size(run: Path) -> str:
               for part, said in parts.items()}
     return ", ".join([f"{n:,} {said}" for said, n in counts.items() if n]
                      + [f"{sum(a.nbytes for a in arrays.values()) / 1e6:.1f} MB"])
-
-
-def read_metrics(file: Path) -> list[dict]:
-    """The whole lines of a metrics.jsonl; a killed run may have cut off the last one."""
-    lines = []
-    for line in file.read_text().splitlines() if file.exists() else ():
-        try:
-            lines.append(json.loads(line))
-        except json.JSONDecodeError:
-            continue
-    return lines
 
 
 def table_of(evaluations: list[dict]) -> Table:

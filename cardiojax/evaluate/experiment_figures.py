@@ -1,6 +1,5 @@
 """An experiment in pictures: ratios to RSO, agreement (paper, Figs. 4 and 5), learning curves."""
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -9,6 +8,7 @@ import numpy as np
 from cardiojax.evaluate import figures
 from cardiojax.evaluate.comparison import ordered
 from cardiojax.evaluate.metrics import MEASURES
+from cardiojax.train.run import read_metrics
 
 SMOOTH = 20            # steps that a point of a training curve averages
 
@@ -39,7 +39,7 @@ def curves(runs: Mapping[str, Path], file: Path):
     """Training loss of the volumes, and the validation studies' EF, by step."""
     figure, ((training, validation),) = figures.subplots(1, 2, (11, 3.8))
     for name, run in runs.items():
-        lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+        lines = read_metrics(run)
         steps, losses = zip(*((m["step"], m["volume_rmse"]) for m in lines if m["kind"] == "train"), strict=True)
         window = min(SMOOTH, len(losses))
         training.plot(steps[window - 1:], np.convolve(losses, np.ones(window) / window, "valid"), label=name,

@@ -15,7 +15,7 @@ from cardiojax.evaluate.comparison import BASELINE, LONG, PRETRAINED, WARPED, fo
 from cardiojax.evaluate.metrics import MEASURES
 from cardiojax.evaluate.report import page
 from cardiojax.evaluate.statistics import EF_LIMITS, LOW_EF
-from cardiojax.train.run import read_arrays, write_text
+from cardiojax.train.run import read_arrays, read_metrics, write_text
 
 DRAWN = ("RSO", "RSO-long", "SSO", "SSO-warp", "RSP", "RSP-warp", "RSA")         # learning curves
 SAID = {"better": "helped", "worse": "harmed", "not decided": "neither helped nor harmed beyond chance: not decided"}
@@ -206,8 +206,7 @@ def fidelity(out: Path, result: dict) -> str:
     """The generator's last evaluation, in words; empty where there is no generator."""
     if "gaugan" not in result["stages"]:
         return ""
-    lines = (out / result["stages"]["gaugan"] / "metrics.jsonl").read_text().splitlines()
-    last = [m for m in map(json.loads, lines) if m["kind"] == "validation"][-1]
+    last = [m for m in read_metrics(out / result["stages"]["gaugan"]) if m["kind"] == "validation"][-1]
     return ", ".join(f"{m.upper()} r {last[f'{m}_r']:.2f}, RMSE {last[f'{m}_rmse']:.1f}" for m in MEASURES)
 
 

@@ -92,9 +92,10 @@ def joined(found: Iterable[Path]) -> set[Path]:
     and where an archive has removed it, neighbours that hold a single slice each."""
     whole, parts = set(), collections.defaultdict(list)
     for path in found:
-        files = [f for f in sorted(path.iterdir()) if f.is_file() and is_dicom(f)] if path.is_dir() else []
-        key = study_uid(files[0]) if files else ""
-        if files and not key and len({position(f) for f in files}) == 1:
+        files = (f for f in (sorted(path.iterdir()) if path.is_dir() else ()) if f.is_file() and is_dicom(f))
+        first = next(files, None)
+        key = study_uid(first) if first else ""
+        if first and not key and {position(f) for f in files} <= {position(first)}:
             key = path.parent
         parts[key].append(path) if key else whole.add(path)
     whole |= {Path(os.path.commonpath(folders)) for folders in parts.values()}

@@ -6,6 +6,7 @@ Facts and faults: Kaggle Second Annual Data Science Bowl, 2016, and what its bes
 import collections
 import dataclasses
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 
 import nibabel as nib
@@ -13,7 +14,7 @@ import numpy as np
 
 from cardiojax.errors import StudyError, one_line
 from cardiojax.readers import geometry
-from cardiojax.readers.cycle import es_phase
+from cardiojax.readers.cycle import es_phase, middle
 from cardiojax.readers.dicom_header import Image, read_headers
 from cardiojax.readers.geometry import Plane
 from cardiojax.readers.series import PARALLEL, short_axis
@@ -137,18 +138,24 @@ def find_ed_es(acquisitions: list[Acquisition], study_id: str) -> tuple[int, int
         if pair.images[0].phases and pair.images[0].phases > 2 and None not in numbers:
             return numbers[0], numbers[1]
         return 1, 2
-    cines = []
-    for a in acquisitions:
-        if len(a.images) == phases:
-            try:
-                cines.append(np.stack([i.pixels() for i in a.images]))
-            except Exception:                           # `decode` will say why
-                continue
+    full = [a for a in acquisitions if len(a.images) == phases]
+    cines = readable(middle(full)) or readable(full)
     if not cines:
         raise StudyError(f"study {study_id}: no slice's cine can be read, so ES cannot be found")
     es = es_phase(cines)
     log.info("study %s: ED is phase 1, ES phase %d of %d (largest change from ED)", study_id, es + 1, phases)
     return 1, es + 1
+
+
+def readable(acquisitions: Sequence[Acquisition]) -> list[np.ndarray]:
+    """The cines, (phases, H, W), of the slices whose every phase can be decoded."""
+    cines = []
+    for a in acquisitions:
+        try:
+            cines.append(np.stack([i.pixels() for i in a.images]))
+        except Exception:                               # `decode` will say why
+            continue
+    return cines
 
 
 def deduplicate(acquisitions: list[Acquisition], study_id: str) -> list[Acquisition]:

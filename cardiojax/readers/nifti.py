@@ -9,7 +9,7 @@ import numpy as np
 
 from cardiojax.errors import StudyError, one_line
 from cardiojax.readers import geometry
-from cardiojax.readers.cycle import es_phase
+from cardiojax.readers.cycle import es_phase, middle
 from cardiojax.study import Study
 from cardiojax.units import LV
 
@@ -68,7 +68,7 @@ def read_nifti_cine(file: Path, frames: tuple[int, int] | None = None, study_id:
         if labels is not None:
             frames = labelled_phases(labels, study_id)
         else:
-            frames = (1, 2 if phases == 2 else 1 + es_phase(list(cine.transpose(2, 3, 1, 0))))
+            frames = (1, 2 if phases == 2 else 1 + es_phase(middle(cine.transpose(2, 3, 1, 0))))
         log.info("study %s: ED is phase %d, ES phase %d of %d", study_id, *frames, phases)
     if not all(1 <= n <= phases for n in frames):
         raise StudyError(f"study {study_id}: there is no phase {max(frames)}, the cine has {phases}")

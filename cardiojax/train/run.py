@@ -109,8 +109,7 @@ class Run:
     def best_score(self) -> float:
         """The lowest score of any evaluation so far, infinite where there was none."""
         together("metrics")
-        lines = (self.path / "metrics.jsonl").read_text().splitlines()
-        return min((json.loads(line)["score"] for line in lines if '"score"' in line), default=float("inf"))
+        return min((line["score"] for line in read_metrics(self.path) if "score" in line), default=float("inf"))
 
     def log(self, step: int, values: dict[str, float], prefix: str = "train"):
         if not self.first:
@@ -164,6 +163,17 @@ def read_config(path: Path) -> dict[str, Any]:
     if config.get("format") != FORMAT:
         raise RunError(f"{path} has run format {config.get('format')}, this version reads {FORMAT}")
     return config
+
+
+def read_metrics(run: Path) -> list[dict[str, Any]]:
+    """The whole lines of a run's metrics.jsonl; a killed process may have cut one off."""
+    file, lines = Path(run) / "metrics.jsonl", []
+    for line in file.read_text().splitlines() if file.exists() else ():
+        try:
+            lines.append(json.loads(line))
+        except json.JSONDecodeError:
+            continue
+    return lines
 
 
 def write_text(file: Path, text: str):

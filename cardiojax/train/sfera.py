@@ -216,7 +216,7 @@ def volumes(ridge: Ridge, calibration: Calibration, scaling: Scaling, features, 
 def calibrated(fitted: Ridge, scaling: Scaling, features, volumes_ml, spacing_mm) -> Calibration:
     """The deviations' factors and the usual distance, from studies that the ridge was not fitted on."""
     mean, std, ef, ef_std, distance = (np.asarray(a, np.float64) for a in volumes(
-        fitted, Calibration(np.ones(3, np.float32), np.float32(1)), scaling, features, spacing_mm))
+        fitted, UNCALIBRATED._replace(far=np.float32(1)), scaling, features, spacing_mm))
     predicted, truth = np.column_stack([mean, ef]), with_ef(volumes_ml)
     defined = np.isfinite(predicted).all(axis=1)
     if defined.sum() < 2:
