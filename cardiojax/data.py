@@ -161,18 +161,20 @@ def halve(frames: np.ndarray) -> np.ndarray:
     return ((rows[:, :, 0::2] + rows[:, :, 1::2] + 2) // 4).astype(np.uint8)
 
 
-def collate(samples: Sequence[dict[str, np.ndarray]], n_slices: np.ndarray | None = None, groups: int = 1) -> Batch:
+def collate(samples: Sequence[dict[str, np.ndarray]], n_slices: np.ndarray | None = None, groups: int = 1,
+            rounding: int = 1) -> Batch:
     """`n_slices`: of the whole batch that these samples are a part of, where they are not all of it."""
     arrays = {k: np.stack([s[k] for s in samples]) for k in samples[0]}
     n_slices = arrays["n_slices"] if n_slices is None else n_slices
-    return Batch(**arrays, budget=slice_budget(n_slices, groups, arrays["area_mm2"].shape[1]), groups=groups)
+    budget = slice_budget(n_slices, groups, arrays["area_mm2"].shape[1], rounding)
+    return Batch(**arrays, budget=budget, groups=groups)
 
 
-def slice_budget(n_slices: np.ndarray, groups: int, padded: int) -> int:
-    """The most real slices of a group, rounded up to a multiple of its studies: half a slice a study is wasted, some
-    5 %, and there are few numbers to compile for."""
+def slice_budget(n_slices: np.ndarray, groups: int, padded: int, rounding: int = 1) -> int:
+    """The most real slices of a group, rounded up to a multiple of its studies (times `rounding`): half a slice a
+    study is wasted, some 5 %, and there are few numbers to compile for."""
     studies = len(n_slices) // groups
-    most, step = int(n_slices.reshape(groups, studies).sum(axis=1).max()), max(studies, 2)
+    most, step = int(n_slices.reshape(groups, studies).sum(axis=1).max()), max(studies * rounding, 2)
     return min(-(-most // step) * step, studies * padded)
 
 
@@ -182,12 +184,13 @@ def max_slices(*splits: Split) -> int:
 
 
 def training_batches(split: Split, *, size_px: int, batch: int, slices: int, seed: int,
-                     process: int = 0, processes: int = 1, devices: int = 1) -> grain.DatasetIterator:
+                     process: int = 0, processes: int = 1, devices: int = 1, rounding: int = 1
+                     ) -> grain.DatasetIterator:
     """Endless shuffled batches of this process's share. `get_state`/`set_state` resume it anywhere in an epoch."""
     to_sample = functools.partial(sample, size_px=size_px, slices=slices)
 
     def together(samples, indices):
-        return collate(samples, split.n_slices[indices], devices)
+        return collate(samples, split.n_slices[indices], devices, rounding)
 
     return endless(_Indexed(split), to_sample, together, split.name, "studies", batch=batch, seed=seed, process=process,
                    processes=processes)

@@ -41,10 +41,9 @@ class SferaFeatures:
 
     weights: Any
     graph: nnx.GraphDef
-    rest: nnx.State
 
     def __call__(self, weights, images: Float[Array, "n h w c"]) -> list[Array]:
-        net = nnx.merge(self.graph, *weights, self.rest, copy=True)
+        net = nnx.merge(self.graph, *weights, copy=True)
         image = (images.mean(-1, keepdims=True) + 1) / 2
         x, out = (jnp.concatenate([image, image], -1) - 0.5).astype(net.dtype), []
         for block in net.blocks:
@@ -64,7 +63,7 @@ def load(config: Gaugan) -> VggFeatures | SferaFeatures | None:
         if predictor.config.net.size_px != config.net.size_px:
             raise RunError(f"{where} has images of {predictor.config.net.size_px} px, this GauGAN of "
                            f"{config.net.size_px}; features at two scales do not match")
-        return SferaFeatures((predictor.params, predictor.stats), predictor.graph, predictor.rest)
+        return SferaFeatures((predictor.params, predictor.stats), predictor.graph)
     weights = {k: v for k, v in read_vgg(kind, Path(where) if where else None).items() if k.startswith("conv")}
     return VggFeatures(weights, config.imagenet, jax_dtype(config.net.dtype))
 

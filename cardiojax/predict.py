@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-from flax import nnx
 from scipy.stats import norm
 
 from cardiojax import data, records
@@ -19,7 +18,7 @@ from cardiojax.readers import read_study
 from cardiojax.ridge import UNCALIBRATED, Calibration, Ridge
 from cardiojax.study import Study
 from cardiojax.train import run as runs
-from cardiojax.train.sfera import Scaling, features_of, split_model, volumes
+from cardiojax.train.sfera import Scaling, features_of, model_shapes, volumes
 
 log = logging.getLogger("cardiojax")
 
@@ -76,7 +75,7 @@ class Predictor:
             raise RunError(f"{path} is a {self.settings['task']} run, not a SFERA run")
         self.config = sfera_config(self.settings["config"])
         arrays = runs.read_arrays(self.path / "model.npz")
-        self.graph, params, stats, self.rest = split_model(self.config.net, nnx.Rngs(0))
+        self.graph, params, stats = model_shapes(self.config.net)
         self.params = runs.into_state(params, arrays, "params")
         self.stats = runs.into_state(stats, arrays, "stats")
         self.scaling = Scaling(*(arrays[f"scaling/{f}"] for f in Scaling._fields))
@@ -108,7 +107,7 @@ class Predictor:
 
     def predictions(self, studies: list[Study], batch: Batch) -> Iterator[Prediction]:
         """Predictions of the studies of a batch, which may be padded with more."""
-        features, areas = features_of(self.graph, self.rest, self.params, self.stats, batch, self.config.views)
+        features, areas = features_of(self.graph, self.params, self.stats, batch, self.config.views)
         found = volumes(self.ridge, self.calibration, self.scaling, features, batch.slice_spacing_mm)
         mean, std, ef, ef_std, distance = (np.asarray(a, np.float64) for a in found)
         areas = np.asarray(areas) * (self.scaling.high - self.scaling.low)

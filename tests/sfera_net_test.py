@@ -11,7 +11,7 @@ from flax import nnx
 from cardiojax.config import SFERA_PRESETS, SferaNet
 from cardiojax.nets import conv as convolution
 from cardiojax.nets.sfera import MaskedBatchNorm
-from cardiojax.train.sfera import split_model
+from cardiojax.train.sfera import model_shapes, new_model
 
 TINY = SferaNet(size_px=75, width=2, blocks=5, spatial_features=6, lstm_features=5, dropout=0.0)
 PARAMETERS = {"paper": 6_202_434, "small": 1_619_042, "tiny": 102_122}
@@ -19,18 +19,18 @@ PARAMETERS = {"paper": 6_202_434, "small": 1_619_042, "tiny": 102_122}
 
 @pytest.mark.parametrize("preset", SFERA_PRESETS)
 def test_exact_parameter_count(preset):
-    shapes = jax.eval_shape(lambda: split_model(SFERA_PRESETS[preset].net, nnx.Rngs(0))[1])
+    _, shapes, _ = model_shapes(SFERA_PRESETS[preset].net)
     assert sum(np.prod(leaf.shape, dtype=int) for leaf in jax.tree.leaves(shapes)) == PARAMETERS[preset]
 
 
 def run(net, frames, n, budget=None, train=True):
     """Outputs of the real part, statistics and gradients of a loss over them."""
-    graph, params, stats, rest = split_model(net, nnx.Rngs(3))
+    graph, params, stats = new_model(net, jax.random.key(3))
 
     @jax.jit
     def everything(params, frames, n):
         def loss(params):
-            model = nnx.merge(graph, params, stats, rest, copy=True)
+            model = nnx.merge(graph, params, stats, copy=True)
             out = model(frames, n, train=train, budget=budget)
             return (out.volumes ** 2).sum() + (out.areas ** 3).sum(), (out, nnx.state(model, nnx.BatchStat))
         return jax.value_and_grad(loss, has_aux=True)(params)
@@ -124,4 +124,4 @@ def test_max_pool_leaves_an_odd_row_out():
 
 def test_too_many_blocks_are_refused():
     with pytest.raises(ValueError, match="at most 6"):
-        split_model(dataclasses.replace(TINY, blocks=7), nnx.Rngs(0))
+        model_shapes(dataclasses.replace(TINY, blocks=7))

@@ -5,7 +5,6 @@ import types
 import jax
 import numpy as np
 import pytest
-from flax import nnx
 
 from cardiojax import data, ridge
 from cardiojax.config import Sfera, SferaNet
@@ -14,14 +13,14 @@ from cardiojax.evaluate import synthesis
 from cardiojax.evaluate.metrics import ssim
 from cardiojax.nets import vgg
 from cardiojax.predict import Predictor
-from cardiojax.train.sfera import Scaling, split_model
+from cardiojax.train.sfera import Scaling, new_model
 
 
 def untrained() -> Predictor:
     """A SFERA of random weights, with a ridge fitted to noise: it looks at images, that is all it is for."""
     p = Predictor.__new__(Predictor)
     p.config = Sfera(net=SferaNet(size_px=75, width=2, spatial_features=6, lstm_features=5, dropout=0.0), views=1)
-    p.graph, p.params, p.stats, p.rest = split_model(p.config.net, nnx.Rngs(0))
+    p.graph, p.params, p.stats = new_model(p.config.net, jax.random.key(0))
     p.scaling = Scaling(np.zeros(2, np.float32), np.full(2, 20, np.float32))
     rng = np.random.default_rng(0)
     p.calibration = ridge.UNCALIBRATED

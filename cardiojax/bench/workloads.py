@@ -7,7 +7,6 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import nnx
 
 from cardiojax import data, phantom, preprocess, records
 from cardiojax.config import GAUGAN_PRESETS, SFERA_PRESETS, Gaugan, Sfera
@@ -18,7 +17,7 @@ from cardiojax.nets.gaugan import padded_px
 from cardiojax.ridge import UNCALIBRATED, Ridge
 from cardiojax.train.gaugan import GauganTask, padded
 from cardiojax.train.parallel import Parallel
-from cardiojax.train.sfera import Scaling, SferaTask, features_of, split_model, volumes
+from cardiojax.train.sfera import Scaling, SferaTask, features_of, new_model, volumes
 
 PHANTOMS = 16          # studies that stand for a dataset where none is named
 
@@ -123,7 +122,7 @@ def studies_of(split: Split, config: Sfera) -> Batch:
 def prediction(spec: Spec) -> Workload:
     """From arrays on the host to volumes with deviations on the host, one view."""
     config, split = spec.config, split_of(spec)
-    graph, params, stats, rest = split_model(config.net, nnx.Rngs(0))
+    graph, params, stats = new_model(config.net, jax.random.key(0))
     scaling, batch = Scaling.of(split), studies_of(split, config)
     width = 2 * config.net.lstm_features
     zeros = np.zeros((2, width), np.float32)
@@ -131,7 +130,7 @@ def prediction(spec: Spec) -> Workload:
                   np.ones(2, np.float32), np.float32(0))
 
     def call():
-        features, _ = features_of(graph, rest, params, stats, batch, 1)
+        features, _ = features_of(graph, params, stats, batch, 1)
         jax.device_get(volumes(ridge, UNCALIBRATED, scaling, features, batch.slice_spacing_mm))
 
     return Workload(call, config.batch, "studies")

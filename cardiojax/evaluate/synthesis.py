@@ -87,7 +87,7 @@ class Judge:
             samples = [data.sample(encode(s), p.config.net.size_px, slices) for s in here]
             batch = data.collate(samples + samples[-1:] * (BATCH - len(here)))
             volumes += [[v.edv_ml, v.esv_ml] for v in p.predictions(here, batch)]
-            encoded = np.asarray(_encoded(p.graph, p.rest, p.params, p.stats, batch.frames))
+            encoded = np.asarray(_encoded(p.graph, p.params, p.stats, batch.frames))
             features += [encoded[i, :len(s)] for i, s in enumerate(here)]
         return with_ef(np.array(volumes)), np.concatenate(features).astype(np.float64)
 
@@ -116,8 +116,8 @@ def _binned(images: np.ndarray) -> np.ndarray:
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def _encoded(graph, rest, params, stats, frames):
-    net = nnx.merge(graph, params, stats, rest, copy=True)
+def _encoded(graph, params, stats, frames):
+    net = nnx.merge(graph, params, stats, copy=True)
     b, s, h, w, c = frames.shape
     return net.encode(frames.reshape(b * s, h, w, c) / 255.0, jnp.ones(b * s), False).reshape(b, s, -1)
 

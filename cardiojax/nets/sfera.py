@@ -88,8 +88,8 @@ class Sfera(nnx.Module):
         side = size_px // 2**blocks
         self.spatial = nnx.Linear(side * side * channels[-1], spatial_features, dtype=dtype, rngs=rngs)
         self.lstm = nnx.Bidirectional(*(
-            nnx.RNN(nnx.OptimizedLSTMCell(spatial_features, lstm_features, rngs=rngs), return_carry=True, rngs=rngs)
-            for _ in range(2)), return_carry=True, rngs=rngs)
+            nnx.RNN(nnx.OptimizedLSTMCell(spatial_features, lstm_features, rngs=rngs), return_carry=True, rngs=False)
+            for _ in range(2)), return_carry=True, rngs=False)
         self.head = nnx.Linear(2 * lstm_features, 2, use_bias=False, rngs=rngs)
         self.offset = nnx.Param(jnp.full(2, 0.3))
         self.readout, self.dtype, self.dropout, self.remat = readout, dtype, dropout, remat
@@ -128,7 +128,9 @@ class Sfera(nnx.Module):
         if dropout_keys is not None and self.dropout > 0:
             keep = jax.vmap(lambda k: jax.random.bernoulli(k, 1 - self.dropout, spatial.shape[-1:]))(dropout_keys)
             spatial = spatial * keep[:, None] / (1 - self.dropout)
-        (forward, backward), outputs = self.lstm(spatial, seq_lengths=n_slices)
+        zero = jnp.zeros((b, self.head.in_features // 2))            # cell and hidden state of either direction
+        (forward, backward), outputs = self.lstm(spatial, initial_carry=((zero, zero), (zero, zero)),
+                                                 seq_lengths=n_slices)
         outputs = outputs * real[..., None]
         if self.readout == "sum":
             features = outputs.sum(axis=1) / TYPICAL_SLICES

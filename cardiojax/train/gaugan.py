@@ -63,6 +63,14 @@ def split_net(net: nnx.Module) -> tuple[nnx.GraphDef, nnx.State, nnx.State]:
     return nnx.split(net, nnx.Param, nnx.BatchStat)
 
 
+@functools.partial(jax.jit, static_argnames="net")
+def new_model(net: GauganNet, key: Array) -> tuple[nnx.State, nnx.State, nnx.State, nnx.State]:
+    """Random parameters and first statistics of a generator, and of a discriminator."""
+    generator_key, discriminator_key = jax.random.split(key)
+    return (*split_net(build_generator(net, nnx.Rngs(generator_key)))[1:],
+            *split_net(build_discriminator(net, nnx.Rngs(discriminator_key)))[1:])
+
+
 def padded(array: Array, size_px: int, mode: str) -> Array:
     """(B, H, W, …) padded about its centre to `size_px`."""
     low = (size_px - array.shape[1]) // 2
@@ -100,13 +108,7 @@ class GauganTask:
                                      optax.linear_schedule(rate, 0.0, self.config.steps - start)], [start])
 
     def init(self, key: Array) -> State:
-        generator_key, discriminator_key = jax.random.split(key)
-        if self.parent:
-            generator, generator_stats, discriminator, discriminator_stats = self.parent
-        else:
-            _, generator, generator_stats = split_net(build_generator(self.config.net, nnx.Rngs(generator_key)))
-            _, discriminator, discriminator_stats = split_net(
-                build_discriminator(self.config.net, nnx.Rngs(discriminator_key)))
+        generator, generator_stats, discriminator, discriminator_stats = self.parent or new_model(self.config.net, key)
         return State(jnp.zeros((), jnp.int32), generator, generator_stats, discriminator, discriminator_stats,
                      jax.tree.map(jnp.copy, generator), self.generator_optimiser.init(generator),
                      self.discriminator_optimiser.init(discriminator))

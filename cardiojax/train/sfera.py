@@ -27,6 +27,7 @@ from cardiojax.ridge import UNCALIBRATED, Calibration, Ridge
 from cardiojax.train import loop, parallel
 
 STATISTICS_STUDIES = 512       # training studies that the batch statistics are re-estimated from
+SHORT = 500                    # steps: below, a program compiled for few of them costs more than wasted slices do
 
 
 class Scaling(NamedTuple):
@@ -62,12 +63,17 @@ class State:
     opt: optax.OptState
 
 
-def split_model(net: SferaNet, rngs: nnx.Rngs, remat: bool = False
-                ) -> tuple[nnx.GraphDef, nnx.State, nnx.State, nnx.State]:
-    """A new network as graphdef, parameters, batch statistics and the rest."""
+@functools.partial(jax.jit, static_argnames=("net", "remat"))
+def new_model(net: SferaNet, key: Array, remat: bool = False) -> tuple[nnx.GraphDef, nnx.State, nnx.State]:
+    """A network of random weights as graphdef, parameters and batch statistics."""
     fields = dataclasses.asdict(net)
-    model = Sfera(**{**fields, "dtype": jax_dtype(net.dtype)}, remat=remat, rngs=rngs)
-    return nnx.split(model, nnx.Param, nnx.BatchStat, ...)
+    model = Sfera(**{**fields, "dtype": jax_dtype(net.dtype)}, remat=remat, rngs=nnx.Rngs(key))
+    return nnx.split(model, nnx.Param, nnx.BatchStat)
+
+
+def model_shapes(net: SferaNet, remat: bool = False) -> tuple[nnx.GraphDef, nnx.State, nnx.State]:
+    """The same with shapes for arrays, for weights that come from elsewhere: at once, where `new_model` compiles."""
+    return jax.eval_shape(functools.partial(new_model, net, remat=remat), jax.random.key(0))
 
 
 class SferaTask:
@@ -80,18 +86,18 @@ class SferaTask:
         self.scaling = init["scaling"] if init else Scaling.of(training)
         self.fixed = self.scaling           # an argument of the step, so that one compilation serves every dataset
         self.parent = init
-        self.graph, _, self.no_stats, self.rest = split_model(config.net, nnx.Rngs(0), how.remat)
+        self.graph, _, self.no_stats = model_shapes(config.net, how.remat)
         self.mean_predictor = with_ef(training.volumes_ml).mean(axis=0)
         schedule = optax.cosine_decay_schedule(config.learning_rate, config.steps)
-        self.optimiser = optax.chain(
+        self.optimiser = optax.flatten(optax.chain(      # one vector: a hundred small loops less to compile
             optax.clip_by_global_norm(config.clip_norm), optax.scale_by_radam(),
-            optax.add_decayed_weights(config.weight_decay), optax.scale_by_learning_rate(schedule))
+            optax.add_decayed_weights(config.weight_decay), optax.scale_by_learning_rate(schedule)))
 
     def init(self, key: Array) -> State:
         if self.parent:
             params, stats = self.parent["params"], self.parent["stats"]
         else:
-            _, params, stats, _ = split_model(self.config.net, nnx.Rngs(key))
+            _, params, stats = new_model(self.config.net, key)
             if self.config.net.readout == "sum":       # no area is no volume: both losses then ask for the same head
                 params["offset"][...] = -jnp.asarray(self.scaling.low / (self.scaling.high - self.scaling.low))
         ema = jax.tree.map(jnp.copy, params)            # its own buffers: the step donates the whole state
@@ -115,7 +121,7 @@ class SferaTask:
 
         def loss(params, stats, micro):
             frames, n_slices, target, share, dropout_keys = micro
-            model = nnx.merge(self.graph, params, stats, self.rest, copy=True)
+            model = nnx.merge(self.graph, params, stats, copy=True)
             out = model(frames, n_slices, train=True, budget=batch.budget if self.how.accumulate == 1 else None,
                         dropout_keys=dropout_keys, axis_name=axis_name)
             volume = losses.masked_rmse(out.volumes, target, jnp.ones_like(target), axis_name)
@@ -175,7 +181,7 @@ class SferaTask:
         """Features, volumes (ml) and slice spacings (mm) of every study of a split."""
         rows = []
         for batch in self._batches(split):
-            features, _ = features_of(self.graph, self.rest, params, stats, spread(batch), self.config.views)
+            features, _ = features_of(self.graph, params, stats, spread(batch), self.config.views)
             rows.append([np.asarray(a)[batch.real] for a in (features, batch.volumes_ml, batch.slice_spacing_mm)])
         return tuple(np.concatenate(column) for column in zip(*rows, strict=True))
 
@@ -183,18 +189,18 @@ class SferaTask:
     def _moments(self, params, batch: Batch) -> nnx.State:
         """The statistics of one batch alone: what a training pass leaves of statistics that were zero."""
         zero = jax.tree.map(jnp.zeros_like, self.no_stats)
-        model = nnx.merge(self.graph, params, zero, self.rest, copy=True)
+        model = nnx.merge(self.graph, params, zero, copy=True)
         n = jnp.where(batch.real, batch.n_slices, 0)
         model(batch.frames.astype(jnp.float32) / 255.0, n, train=True, budget=batch.budget)
         return jax.tree.map(lambda kept: kept / (1 - MOMENTUM), nnx.state(model, nnx.BatchStat))
 
 
-@functools.partial(jax.jit, static_argnums=(0, 5))
-def features_of(graph, rest, params, stats, batch: Batch, views: int
+@functools.partial(jax.jit, static_argnums=(0, 4))
+def features_of(graph, params, stats, batch: Batch, views: int
                 ) -> tuple[Float[Array, "b f"], Float[Array, "b s 2"]]:
     """What the ridge reads: features of a batch of studies, averaged over the first `views` exact views; and each
     slice's share of the volumes (`SferaOutput.areas`) in the study as it is."""
-    model = nnx.merge(graph, params, stats, rest, copy=True)
+    model = nnx.merge(graph, params, stats, copy=True)
     outs = [model(view(batch.frames, batch.n_slices, v), batch.n_slices, budget=batch.budget) for v in range(views)]
     return sum(out.features for out in outs) / views, outs[0].areas
 
