@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 import platform
 from pathlib import Path
 from typing import Literal
@@ -44,6 +45,7 @@ class Bench:
 
 def main(argv: list[str]) -> int:
     args = tyro.cli(Bench, args=argv, prog="cardiojax bench")
+    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")        # this process only asks what devices there are
     import jax
 
     from cardiojax.bench import measure

@@ -31,7 +31,8 @@ class Side:
         self.child = subprocess.Popen(
             [sys.executable, "-m", "cardiojax.bench.serve", json.dumps(dataclasses.asdict(self.spec))], text=True,
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-            env={**os.environ, "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1", "XLA_FLAGS": flags.strip()})
+            env={**os.environ, "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1", "XLA_FLAGS": flags.strip(),
+                 "XLA_PYTHON_CLIENT_PREALLOCATE": "false"})          # the sides share a GPU's memory
         self.seconds: list[float] = []
         self.about = self.heard()
         self.child.send_signal(signal.SIGSTOP)
