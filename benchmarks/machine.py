@@ -4,7 +4,7 @@
 
 One file a measurement, as `cardiojax bench` writes it, each beside PyTorch's best (bf16, channels-last, torch.compile)
 where `--peer torch` says so; and summary.json: the largest batch that a device holds, model-FLOPs utilisation, the
-hours that the paper's cohort of 22,653 studies would take, SFERA's latency. What is there already is not measured again.
+hours that the paper's cohort of 22,653 studies would take, SFERA's latency. What is there already stays.
 `--preset tiny --rounds 1` tries all of it on any machine in minutes.
 """
 
@@ -52,7 +52,8 @@ def largest_batch(spec: Spec, most: int) -> list[dict]:
 
 def value(rows: list[dict], what: str, unit: str) -> dict[str, float]:
     """Our figures of a measurement, by type."""
-    return {r["dtype"]: r["value"] for r in rows if r["what"] == what and r["unit"] == unit and r["impl"] == "cardiojax"}
+    return {r["dtype"]: r["value"] for r in rows
+            if (r["what"], r["unit"], r["impl"]) == (what, unit, "cardiojax")}
 
 
 def summary(results: dict[str, list[dict]]) -> dict:

@@ -1,200 +1,95 @@
-"""The paper's experiment: does pretraining on synthetic studies of flat EF make volumes better?
-
-Its stages are run folders and cohorts, each named after what it was made from (settings, data, parents). So a stopped
-experiment goes on where it was, and a changed setting redoes what depends on it and nothing else.
-"""
+"""The paper's experiment: does pretraining on synthetic studies of flat EF make volumes better?"""
 
 import dataclasses
-import hashlib
+import functools
 import json
 import logging
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import jax
-import numpy as np
-
-from cardiojax import data, synthesize
+from cardiojax import data
 from cardiojax.config import Experiment
 from cardiojax.errors import DataError
-from cardiojax.evaluate import experiment_report, report
-from cardiojax.evaluate.comparison import compare, folder_name
-from cardiojax.generate import Synthesizer
-from cardiojax.predict import load
-from cardiojax.train import gaugan, sfera
+from cardiojax.evaluate import experiment_report
+from cardiojax.evaluate.comparison import compare
+from cardiojax.stages import ABLATIONS, Busy, NotMade, Stages
 from cardiojax.train.run import commit, write_text
-from cardiojax.units import ef_percent
 
 log = logging.getLogger("cardiojax")
 
-DONE = "stage.json"        # in a finished stage's folder: what it was made from, and the seconds it took
-ABLATIONS = {"half": "uniform", "as_first": "as:first", "warp": "uniform"}      # cohorts besides the main one
+POLL_S = 2                 # between looks at stages that other processes are at
+Training = tuple[str, str, int]      # experiment, dataset, seed
 
 
-@dataclasses.dataclass(frozen=True)
-class Cohort:
-    """A cohort as a stage."""
+def trainings(stages: Stages) -> dict[Training, Callable[[], Path]]:
+    """What makes each training's run; what answers the question comes first."""
+    config, datasets, seeds = stages.config, (stages.first, stages.second), range(stages.config.seeds)
+    found: dict[Training, Callable[[], Path]] = {}
 
-    name: str
-    config: str            # opens as synthetic/CONFIG in OUT/data
+    def rso(dataset: str, seed: int):
+        found.setdefault(("RSO", dataset, seed), lambda: stages.rso(dataset, seed))
 
+    def sso(name: str, dataset: str):
+        found.setdefault((label("SSO", name), dataset, 0), lambda: stages.sso(stages.cohort(name)))
 
-class NotMade(Exception):
-    """A stage that is not there and shall not be made."""
+    def rsp(name: str, dataset: str, seed: int):
+        found.setdefault((label("RSP", name), dataset, seed),
+                         lambda: stages.rsp(stages.cohort(name), dataset, seed))
 
-
-class Stages:
-    """Makes each stage once, in the order in which they are asked for; with `make` False they must be there."""
-
-    def __init__(self, config: Experiment, preset: str, first: str, second: str, data_dir: Path, out: Path,
-                 make: bool = True):
-        self.config, self.preset, self.first, self.second = config, preset, first, second
-        self.data_dir, self.out, self.make = data_dir, out.absolute(), make
-        self.paths: dict[str, str] = {}          # of the stages asked for, below `out`
-        self.cohorts: dict[str, dict[str, data.Split]] = {}
-        self.splits = {f"{name}:{split}": data.open_split(f"{name}:{split}", data_dir)
-                       for name in (first, second) for split in ("train", "validation", "test")}
-        self.digests = {name: fingerprint(split) for name, split in self.splits.items()}
-
-    def stage(self, name: str, made_from: dict, work: Callable[[Path], object], below: str = "stages",
-              inside: str = "") -> Path:
-        """The folder of a stage; `work` makes it where it is not finished."""
-        folder = self.out / below / f"{name}_{digest(made_from)}" / inside
-        self.paths[name] = str(folder.relative_to(self.out))
-        if (folder / DONE).exists():
-            return folder
-        if not self.make:
-            raise NotMade(name)
-        log.info("stage %s → %s", name, folder.relative_to(self.out))
-        began = time.monotonic()
-        work(folder)
-        write_text(folder / DONE, json.dumps({"made_from": made_from, "commit": commit(), "device":
-                                              jax.devices()[0].device_kind, "devices": len(jax.devices()),
-                                              "seconds": round(time.monotonic() - began, 1)}, indent=2))
-        jax.clear_caches()
-        return folder
-
-    def rso(self, dataset: str, seed: int) -> Path:
-        """Real studies only."""
-        return self.sfera(f"rso_{folder_name(dataset)}_{seed}", f"{dataset}:train", seed)
-
-    def long(self, dataset: str) -> Path:
-        """Real studies only, for as many steps as pretraining and finetuning take together."""
-        return self.sfera(f"long_{folder_name(dataset)}", f"{dataset}:train", 0, steps=self.config.pretraining_steps)
-
-    def rsa(self, seed: int) -> Path:
-        """Both real datasets together, no pretraining."""
-        return self.sfera(f"rsa_{seed}", f"{self.first}:train,{self.second}:train", seed)
-
-    def sso(self, cohort: Cohort, seed: int = 0) -> Path:
-        """Synthetic studies only; watched on descendants of other patients."""
-        settings = dataclasses.replace(self.config.sfera, steps=self.config.pretraining_steps,
-                                       evaluate_every=min(self.config.pretraining_steps,
-                                                          self.config.sfera.evaluate_every))
-        made_from = {"task": "sfera", "config": dataclasses.asdict(settings), "seed": seed, "cohort": cohort.config}
-        return self.stage(f"sso_{cohort.name}_{seed}", made_from, lambda run: sfera.train(
-            settings, preset=self.preset, training=f"synthetic/{cohort.config}:train", validation=None,
-            data_dir=self.out / "data", run=run, seed=seed))
-
-    def rsp(self, cohort: Cohort, dataset: str, seed: int) -> Path:
-        """Pretrained on a cohort, then finetuned on one real dataset."""
-        name = f"rsp_{cohort.name}_{folder_name(dataset)}_{seed}"
-        return self.sfera(name, f"{dataset}:train", seed, self.sso(cohort))
-
-    def sfera(self, name: str, training: str, seed: int, init: Path | None = None, steps: int = 0) -> Path:
-        """One training; `steps` are added to the config's."""
-        settings = dataclasses.replace(self.config.sfera, steps=self.config.sfera.steps + steps)
-        if init is not None:
-            settings = dataclasses.replace(settings, learning_rate=self.config.finetuning_rate)
-        validation = f"{training.partition(':')[0]}:validation"
-        made_from = {"task": "sfera", "config": dataclasses.asdict(settings), "seed": seed,
-                     "data": [self.digests[s] for s in (*training.split(","), validation)],
-                     "parent": init and init.name}
-        return self.stage(name, made_from, lambda run: sfera.train(
-            settings, preset=self.preset, training=training, validation=validation, data_dir=self.data_dir, run=run,
-            init=init, seed=seed))
-
-    def gaugan(self) -> Path:
-        """The generator: the training split of the first dataset is all that it sees."""
-        judge = self.rso(self.first, 0)
-        settings = self.config.gaugan
-        if self.config.own_features:
-            settings = dataclasses.replace(settings, perceptual=f"sfera:{judge}")
-        made_from = {"task": "gaugan", "config": dataclasses.asdict(self.config.gaugan), "judge": judge.name,
-                     "own_features": self.config.own_features,
-                     "data": [self.digests[f"{self.first}:{s}"] for s in ("train", "validation")]}
-        return self.stage("gaugan", made_from, lambda run: gaugan.train(
-            settings, preset=self.preset, training=f"{self.first}:train", validation=None, data_dir=self.data_dir,
-            run=run, judge=judge, seed=0))
-
-    def cohort(self, name: str) -> Cohort:
-        """The main cohort, "uniform", or one of `ABLATIONS`; descendants of the first dataset's patients."""
-        splits = {s: self.splits[f"{self.first}:{s}"] for s in ("train", "validation")}
-        size, painter = self.config.synthetic, None
-        if name in ("half", "as_first"):
-            size = size // 2
-        if name != "warp":
-            painter = self.gaugan()
-        settings = synthesize.Settings(ABLATIONS.get(name, "uniform").replace("first", self.first), size,
-                                       1 if name == "half" else 0)
-        made_from = {"task": "cohort", "settings": dataclasses.asdict(settings), "gaugan": painter and painter.name,
-                     "data": [self.digests[f"{self.first}:{s}"] for s in splits]}
-
-        def work(folder: Path):
-            generator = load(painter) if painter else None
-            assert generator is None or isinstance(generator, Synthesizer)
-            synthesize.build(generator, splits, folder, settings, self.real_ef)
-
-        folder = self.stage(name, made_from, work, below="data/synthetic", inside=synthesize.VERSION)
-        cohort = Cohort(name, folder.parent.name)
-        if name not in self.cohorts:
-            self.cohorts[name] = {s: data.open_split(f"synthetic/{cohort.config}:{s}", self.out / "data")
-                                  for s in splits}
-        return cohort
-
-    def real_ef(self, name: str) -> np.ndarray:
-        return ef_percent(*self.splits[f"{name}:train"].volumes_ml.T)
-
-
-def evaluated(run: Path, split: data.Split, make: bool = True) -> dict:
-    """A run on a split: metrics.json, predictions.csv and figures in RUN/evaluations; made once."""
-    folder = run / "evaluations" / folder_name(split.name)
-    if not (folder / "metrics.json").exists():
-        if not make:
-            raise NotMade(str(folder))
-        report.evaluate(load(run), split, folder)
-    return json.loads((folder / "metrics.json").read_text())
-
-
-def results(stages: Stages) -> Iterator[tuple[str, str, int, Path]]:
-    """(experiment, dataset, seed, run) as each is ready; what answers the question comes first."""
-    config, datasets = stages.config, (stages.first, stages.second)
-    yield "RSO", stages.first, 0, stages.rso(stages.first, 0)
-    cohorts = ["uniform", *(ABLATIONS if config.ablations else ())]
+    rso(stages.first, 0)
     for name in ("warp", "uniform") if config.ablations else ("uniform",):
-        cohort = stages.cohort(name)
-        yield label("SSO", name), stages.first, 0, stages.sso(cohort)
-        yield label("RSP", name), stages.first, 0, stages.rsp(cohort, stages.first, 0)
-    for seed in range(config.seeds):
+        sso(name, stages.first)
+        rsp(name, stages.first, 0)
+    for seed in seeds:
         for dataset in datasets:
-            yield "RSO", dataset, seed, stages.rso(dataset, seed)
-            yield "RSP", dataset, seed, stages.rsp(stages.cohort("uniform"), dataset, seed)
+            rso(dataset, seed)
+            rsp("uniform", dataset, seed)
     if config.ablations:
-        yield from (("RSO-long", dataset, 0, stages.long(dataset)) for dataset in datasets)
-    for seed in range(config.seeds):
-        run = stages.rsa(seed)
-        yield from (("RSA", dataset, seed, run) for dataset in datasets)
-    for name in cohorts:
-        cohort = stages.cohort(name)
-        yield from ((label("SSO", name), dataset, 0, stages.sso(cohort)) for dataset in datasets)
-        for seed in range(config.seeds if name == "warp" else 1):
-            for dataset in datasets:
-                yield label("RSP", name), dataset, seed, stages.rsp(cohort, dataset, seed)
+        found |= {("RSO-long", dataset, 0): functools.partial(stages.long, dataset) for dataset in datasets}
+    found |= {("RSA", dataset, seed): functools.partial(stages.rsa, seed) for seed in seeds for dataset in datasets}
+    for name in ("uniform", *(ABLATIONS if config.ablations else ())):
+        for dataset in datasets:
+            sso(name, dataset)
+            for seed in seeds if name == "warp" else range(1):
+                rsp(name, dataset, seed)
+    return found
 
 
 def label(experiment: str, cohort: str) -> str:
     return experiment if cohort == "uniform" else f"{experiment}-{cohort}"
+
+
+def made(stages: Stages) -> Iterator[tuple[Training, Path, dict[str, dict]]]:
+    """Each training's run and metrics by split, as they are ready; what other processes are at comes later."""
+    waiting, missing = trainings(stages), []
+    while waiting:
+        busy = dict(waiting)
+        for training, make in waiting.items():
+            try:
+                run = make()
+                metrics = {name: stages.evaluated(run, split) for name, split in judged_on(stages, training).items()}
+            except Busy:
+                continue
+            except NotMade:
+                missing.append(" ".join(map(str, training)))
+            else:
+                yield training, run, metrics
+            del busy[training]
+        if len(busy) == len(waiting):
+            time.sleep(POLL_S)
+        waiting = busy
+    if missing:
+        log.warning("not there yet: %s", ", ".join(missing))
+
+
+def judged_on(stages: Stages, training: Training) -> dict[str, data.Split]:
+    """Test, validation (deviations are recalibrated on it) and, of a pretraining, its own validation."""
+    experiment, dataset, _ = training
+    found = {name: stages.splits[f"{dataset}:{name}"] for name in ("test", "validation")}
+    if experiment.startswith("SSO"):
+        found["synthetic"] = stages.cohorts[experiment.partition("-")[2] or "uniform"]["validation"]
+    return found
 
 
 def run(config: Experiment, *, preset: str, first: str, second: str, data_dir: Path, out: Path, make: bool = True
@@ -209,40 +104,21 @@ def run(config: Experiment, *, preset: str, first: str, second: str, data_dir: P
     synthetic = {}
     result = {"settings": {"preset": preset, "first": first, "second": second, "commit": commit(),
                            "config": dataclasses.asdict(config)}}
-    try:
-        for experiment, dataset, seed, path in results(stages):
-            evaluated(path, stages.splits[f"{dataset}:validation"], make)      # deviations are recalibrated on it
-            metrics = evaluated(path, stages.splits[f"{dataset}:test"], make)
-            found[dataset].setdefault(experiment, {})[seed] = {
-                **metrics, "seed": seed, "run": str(path.relative_to(stages.out))}
-            if experiment.startswith("SSO"):
-                cohort = experiment.partition("-")[2] or "uniform"
-                synthetic[experiment] = evaluated(path, stages.cohorts[cohort]["validation"], make)
-            result |= {"datasets": {d: {e: [by[s] for s in sorted(by)] for e, by in es.items()}
-                                    for d, es in found.items() if es},
-                       "synthetic_validation": synthetic, "stages": stages.paths}
-            write_text(stages.out / "experiment.json", json.dumps(result, indent=2))
-            log.info("%s, %s, seed %d: EF RMSE %.1f", experiment, dataset, seed, metrics["ef"]["rmse"])
-    except NotMade as missing:
-        log.warning("not there yet: %s and what comes after it", missing)
+    for (experiment, dataset, seed), path, metrics in made(stages):
+        found[dataset].setdefault(experiment, {})[seed] = {
+            **metrics["test"], "seed": seed, "run": str(path.relative_to(stages.out))}
+        if "synthetic" in metrics:
+            synthetic[experiment] = metrics["synthetic"]
+        result |= {"datasets": {d: {e: [by[s] for s in sorted(by)] for e, by in es.items()}
+                                for d, es in found.items() if es},
+                   "synthetic_validation": synthetic, "stages": stages.paths}
+        write_text(stages.out / "experiment.json", json.dumps(result, indent=2))
+        log.info("%s, %s, seed %d: EF RMSE %.1f", experiment, dataset, seed,
+                 metrics["test"]["ef"]["rmse"])
     if "datasets" not in result:
         raise DataError(f"no training of the experiment is finished in {out}")
     result["comparisons"] = compare(stages.out, result["datasets"])
     write_text(stages.out / "experiment.json", json.dumps(result, indent=2))
-    experiment_report.write(stages.out, result, stages.splits, stages.cohorts)
+    with stages.held(stages.out / "report", wait=True):
+        experiment_report.write(stages.out, result, stages.splits, stages.cohorts)
     return result
-
-
-def digest(made_from: dict) -> str:
-    return hashlib.sha256(json.dumps(made_from, sort_keys=True).encode()).hexdigest()[:10]
-
-
-def fingerprint(split: data.Split) -> str:
-    """Changes with any study of a split."""
-    total = hashlib.sha256(split.volumes_ml.tobytes())
-    for i in range(len(split)):
-        study = split.study(i)
-        total.update(study.study_id.encode())
-        total.update(np.ascontiguousarray(study.frames).tobytes())
-        total.update(b"" if study.masks is None else np.ascontiguousarray(study.masks).tobytes())
-    return total.hexdigest()[:16]

@@ -45,7 +45,7 @@ class Bench:
 
 def main(argv: list[str]) -> int:
     args = tyro.cli(Bench, args=argv, prog="cardiojax bench")
-    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")        # this process only asks what devices there are
+    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")        # the sides need the memory
     import jax
 
     from cardiojax.bench import measure
@@ -61,7 +61,7 @@ def main(argv: list[str]) -> int:
     rows = [row for side in sides for row in side.rows()]
     args.json.parent.mkdir(parents=True, exist_ok=True)
     write_text(args.json, json.dumps({
-        "device": f"{jax.devices()[0].device_kind}, {platform.machine()}", "preset": args.preset,
+        "device": device_name(jax.devices()[0].device_kind), "preset": args.preset,
         "data": args.data or "phantom", "rounds": args.rounds, "jax": jax.__version__, "commit": commit(),
         "rows": rows, **measure.ratios(sides)}, indent=2))
     show([["", "impl", "dtype", "devices", "batch", "value"], *(
@@ -69,6 +69,16 @@ def main(argv: list[str]) -> int:
         for r in rows)], f"preset {args.preset}")
     print(f"result: {args.json}")
     return 0
+
+
+def device_name(kind: str) -> str:
+    """With what decides a CPU's matrix products: PyTorch's bf16 flies with AMX and crawls without."""
+    if kind != "cpu":
+        return kind
+    cpuinfo = Path("/proc/cpuinfo")
+    flags = cpuinfo.read_text().split() if cpuinfo.exists() else []
+    return ", ".join([f"cpu, {platform.machine()}, {os.cpu_count()} cores",
+                      *(f for f in ("avx512_bf16", "amx_bf16") if f in flags)])
 
 
 def specs_of(args: Bench, devices: int) -> list:

@@ -1,16 +1,18 @@
 """The experiment: stopped and started again it ends in the same numbers, and redoes only what it must; its report."""
 
+import concurrent.futures
 import csv
 import dataclasses
 import hashlib
 import json
 import re
 import shutil
+import time
 
 import numpy as np
 import pytest
 
-from cardiojax import experiment
+from cardiojax import experiment, stages
 from cardiojax.config import EXPERIMENT_PRESETS
 from cardiojax.predict import Prediction
 from cardiojax.units import ef_percent
@@ -40,6 +42,7 @@ def work(monkeypatch):
     def leave(folder, *given):
         if len(made) == stop_at[0]:
             raise KeyboardInterrupt
+        time.sleep(0.02)
         made.append((folder.parent if folder.name == "1.0.0" else folder).name.rpartition("_")[0])
         folder.mkdir(parents=True)
         (folder / "value").write_text(hashlib.sha256(repr(given).encode()).hexdigest()[:8])
@@ -52,15 +55,15 @@ def work(monkeypatch):
         leave(run, config.steps, seed, value(init), value(judge),
               value(records) if training.startswith("synthetic") else training)
 
-    monkeypatch.setattr(experiment.sfera, "train", train)
-    monkeypatch.setattr(experiment.gaugan, "train", train)
-    monkeypatch.setattr(experiment, "load", value)
-    monkeypatch.setattr(experiment, "Synthesizer", str)
-    monkeypatch.setattr(experiment.synthesize, "build", lambda painter, splits, folder, settings, real_ef: leave(
+    monkeypatch.setattr(stages.sfera, "train", train)
+    monkeypatch.setattr(stages.gaugan, "train", train)
+    monkeypatch.setattr(stages, "load", value)
+    monkeypatch.setattr(stages, "Synthesizer", str)
+    monkeypatch.setattr(stages.synthesize, "build", lambda painter, splits, folder, settings, real_ef: leave(
         folder, painter, settings))
-    monkeypatch.setattr(experiment.data, "open_split", lambda spec, folder, real=experiment.data.open_split: (
+    monkeypatch.setattr(stages.data, "open_split", lambda spec, folder, real=stages.data.open_split: (
         spec if spec.startswith("synthetic") else real(spec, folder)))
-    monkeypatch.setattr(experiment, "evaluated", lambda run, split, make: {
+    monkeypatch.setattr(stages.Stages, "evaluated", lambda self, run, split: {
         "ef": {"rmse": int(value(run), 16)}, "of": split if isinstance(split, str) else split.name})
     monkeypatch.setattr(experiment, "compare", lambda out, datasets: {})
     monkeypatch.setattr(experiment.experiment_report, "write", lambda *_: None)
@@ -100,6 +103,24 @@ def test_stopped_is_unstopped_and_a_change_redoes_what_depends_on_it(two_dataset
         f"rsp_{c}_phantom_{d}_2" for c in ("uniform", "warp") for d in ("dsb_like", "ukb_like"))])
 
 
+def test_processes_share_the_stages(two_datasets, tmp_path, work, monkeypatch):
+    """Threads here; a lock on a file does not tell them from processes."""
+    made, _ = work
+    monkeypatch.setattr(experiment, "POLL_S", 0.01)
+
+    def go(out):
+        return experiment.run(CONFIG, preset="tiny", first="phantom/dsb_like", second="phantom/ukb_like",
+                              data_dir=two_datasets, out=tmp_path / out)
+
+    whole, names = go("alone"), sorted(made)
+    made.clear()
+    with concurrent.futures.ThreadPoolExecutor(3) as pool:
+        found = list(pool.map(go, ["together"] * 3))
+    assert found == [whole] * 3
+    assert sorted(made) == names
+    assert json.loads((tmp_path / "together" / "experiment.json").read_text()) == whole
+
+
 class Oracle:
     """Knows the truth, to an error that pretraining halves; alternating in sign, so that it is not the truth's SD."""
 
@@ -127,12 +148,13 @@ def test_the_report_says_what_was_found(two_datasets, tmp_path, monkeypatch, pic
     def paint(painter, splits, folder, *_):
         shutil.copytree(two_datasets / "phantom" / "dsb_like" / "1.0.0", folder)
 
-    monkeypatch.setattr(experiment, "ABLATIONS", {"warp": "uniform"})
+    for module in (experiment, stages):
+        monkeypatch.setattr(module, "ABLATIONS", {"warp": "uniform"})
     for module in ("sfera", "gaugan"):
-        monkeypatch.setattr(getattr(experiment, module), "train", train)
-    monkeypatch.setattr(experiment.synthesize, "build", paint)
-    monkeypatch.setattr(experiment, "Synthesizer", Oracle)
-    monkeypatch.setattr(experiment, "load", Oracle)
+        monkeypatch.setattr(getattr(stages, module), "train", train)
+    monkeypatch.setattr(stages.synthesize, "build", paint)
+    monkeypatch.setattr(stages, "Synthesizer", Oracle)
+    monkeypatch.setattr(stages, "load", Oracle)
     words = ["experiment", "--preset", "tiny", "--first", "phantom/dsb_like", "--second", "phantom/ukb_like",
              "--data-dir", str(two_datasets), "--out", str(tmp_path)]
     assert main([*words, "--report-only"]) == 2                     # nothing is there yet
