@@ -40,14 +40,32 @@ def _kernel_gradient_by_matmul(x: Float[Array, "n h w i"], g: Float[Array, "n p 
     return lax.scan(add, zero, (x, g))[0].reshape(side, side, x.shape[-1], -1)
 
 
+@jax.custom_vjp
+def _winograd_kernel(kernel: Float[Array, "3 3 i o"]) -> list[list[Float[Array, "i o"]]]:
+    """The 4×4 matrices that stand for a 3×3 kernel. Its gradient is written out: JAX's would add up padded arrays."""
+    def weights(t):
+        return t[0], 0.5 * (t[0] + t[1] + t[2]), 0.5 * (t[0] - t[1] + t[2]), t[2]
+
+    return [list(weights(row)) for row in weights(kernel)]
+
+
+def _winograd_kernel_gradient(_, g: list[list[Float[Array, "i o"]]]) -> tuple[Float[Array, "3 3 i o"]]:
+    def transposed(t):
+        return t[0] + 0.5 * (t[1] + t[2]), 0.5 * (t[1] - t[2]), 0.5 * (t[1] + t[2]) + t[3]
+
+    columns = [transposed(row) for row in g]                      # 4 × 3
+    rows = [transposed(column) for column in zip(*columns, strict=True)]          # 3 columns × 3 rows
+    return jnp.stack([jnp.stack(row) for row in zip(*rows, strict=True)]),
+
+
+_winograd_kernel.defvjp(lambda kernel: (_winograd_kernel(kernel), None), _winograd_kernel_gradient)
+
+
 def _winograd(x: Float[Array, "n h w i"], kernel: Float[Array, "3 3 i o"]) -> Float[Array, "n h w o"]:
     """The same convolution ("SAME") by F(2×2, 3×3): 16 products for each 2×2 of outputs in place of 36 (Lavin and Gray
     2016). Its gradients are of the same kind."""
     def inputs(t):
         return t[0] - t[2], t[1] + t[2], t[2] - t[1], t[1] - t[3]
-
-    def weights(t):
-        return t[0], 0.5 * (t[0] + t[1] + t[2]), 0.5 * (t[0] - t[1] + t[2]), t[2]
 
     def outputs(t):
         return t[0] + t[1] + t[2], t[1] - t[2] - t[3]
@@ -57,7 +75,7 @@ def _winograd(x: Float[Array, "n h w i"], kernel: Float[Array, "3 3 i o"]) -> Fl
     padded = jnp.pad(x, ((0, 0), (1, 1 + h % 2), (1, 1 + w % 2), (0, 0)))
     tiles = [inputs([row[:, :, b:b + 2 * cols - 1:2] for b in range(4)])
              for row in inputs([padded[:, a:a + 2 * rows - 1:2] for a in range(4)])]
-    kernels = [weights(row) for row in weights(kernel)]
+    kernels = _winograd_kernel(kernel)
     products = [[t.reshape(-1, fin) @ k for t, k in zip(*both, strict=True)]
                 for both in zip(tiles, kernels, strict=True)]
     out = outputs([jnp.stack(outputs(row), axis=1) for row in products])

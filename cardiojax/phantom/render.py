@@ -27,7 +27,7 @@ class Grid:
         return cls(axis[:, None], axis[None, :], pixel)
 
     def radius(self, row: float, col: float) -> np.ndarray:
-        return np.hypot(self.rows - np.float32(row), self.cols - np.float32(col))
+        return np.sqrt((self.rows - np.float32(row))**2 + (self.cols - np.float32(col))**2)      # np.hypot: 3 x as long
 
     def angle_index(self, row: float, col: float) -> np.ndarray:
         """Which of ANGLES every pixel is seen at from a point."""
@@ -165,7 +165,7 @@ def rv_distance(g: Grid, shape: Shape, row: float, col: float, size: float) -> n
     y, x = g.rows - np.float32(row), g.cols - np.float32(col)
     along, across = -np.sin(a) * x + np.cos(a) * y, np.cos(a) * x + np.sin(a) * y
     tip = 1.28 - 0.006 * across
-    return np.hypot(along / tip, across) - size
+    return np.sqrt((along / tip)**2 + across**2) - size
 
 
 def labels(grid: Grid, shape: Shape, z: float) -> np.ndarray:
@@ -195,7 +195,7 @@ def scan(image: np.ndarray, body: Body, variant: Variant, rng: np.random.Generat
     blurred = ndimage.gaussian_filter(image, 0.55 / min(1.0, body.grid.pixel)) * bias
     real = blurred + variant.noise * rng.standard_normal(image.shape, dtype=np.float32)
     imaginary = variant.noise * rng.standard_normal(image.shape, dtype=np.float32)
-    return np.round(np.hypot(real, imaginary) * 900).astype(np.float32)
+    return np.round(np.sqrt(real**2 + imaginary**2) * 900).astype(np.float32)
 
 
 def bias_field(body: Body) -> np.ndarray:

@@ -21,15 +21,17 @@ class Builder(StudyBuilder):
     ]
 
     def _split_generators(self, dl_manager):
-        return {name: self._examples(first, count) for name, (first, count) in SPLITS.items()}
-
-    def _examples(self, first: int, count: int) -> Iterator[tuple[str, dict]]:
-        """Made on all cores: each study depends on its variant and index alone."""
+        """Made on all cores by one pool: each study depends on its variant and index alone."""
         make = functools.partial(make_record, self.builder_config.name)
-        context = multiprocessing.get_context("spawn")
-        with concurrent.futures.ProcessPoolExecutor(os.cpu_count(), mp_context=context) as pool:
-            for record in pool.map(make, range(first, first + count), chunksize=4):
-                yield record["study_id"], {**record, "source": self.name}
+        pool = concurrent.futures.ProcessPoolExecutor(os.cpu_count(), mp_context=multiprocessing.get_context("spawn"))
+        made = {name: [pool.submit(make, i) for i in range(first, first + count)]
+                for name, (first, count) in SPLITS.items()}
+        pool.shutdown(wait=False)                # it ends with its last study
+        return {name: self._examples(records) for name, records in made.items()}
+
+    def _examples(self, made: list[concurrent.futures.Future]) -> Iterator[tuple[str, dict]]:
+        for record in made:
+            yield record.result()["study_id"], {**record.result(), "source": self.name}
 
 
 def make_record(variant: str, index: int) -> dict:
