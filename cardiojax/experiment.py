@@ -62,7 +62,7 @@ def label(experiment: str, cohort: str) -> str:
 
 def made(stages: Stages) -> Iterator[tuple[Training, Path, dict[str, dict]]]:
     """Each training's run and metrics by split, as they are ready; what other processes are at comes later."""
-    waiting, missing = trainings(stages), []
+    waiting, missing, told = trainings(stages), [], False
     while waiting:
         busy = dict(waiting)
         for training, make in waiting.items():
@@ -77,6 +77,9 @@ def made(stages: Stages) -> Iterator[tuple[Training, Path, dict[str, dict]]]:
                 yield training, run, metrics
             del busy[training]
         if len(busy) == len(waiting):
+            if not told:
+                log.info("waiting for other processes that are at what %d trainings need", len(busy))
+            told = True
             time.sleep(POLL_S)
         waiting = busy
     if missing:
