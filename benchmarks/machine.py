@@ -17,11 +17,13 @@ import jax
 
 from cardiojax.bench import measure
 from cardiojax.bench.workloads import Spec
+from cardiojax.config import EXPERIMENT_PRESETS
 from cardiojax.errors import InputError
 from cardiojax.train.run import commit, write_text
+from launch.bench import device_name
 from launch.bench import main as bench
 
-COHORT = 22_653            # studies of the paper
+COHORT = EXPERIMENT_PRESETS["paper"].synthetic
 IMAGES_A_STUDY = 20        # 10 slices at ED and ES
 DTYPES = ["--dtypes", "float32", "bfloat16"]
 MEASUREMENTS = {
@@ -89,7 +91,7 @@ def main():
         f"{task} {dtype}": largest_batch(Spec("train", task, args.preset, dtype=dtype), args.most)
         for task in ("gaugan", "sfera") for dtype in ("float32", "bfloat16")}}
     write_text(args.out / "summary.json", json.dumps(
-        {"device": jax.devices()[0].device_kind, "devices": len(jax.devices()), "preset": args.preset,
+        {"device": device_name(jax.devices()[0].device_kind), "devices": len(jax.devices()), "preset": args.preset,
          "commit": commit(), **found}, indent=2))
     print(args.out / "summary.json")
 

@@ -30,8 +30,8 @@ class Builder(StudyBuilder):
         return {name: self._examples(records) for name, records in made.items()}
 
     def _examples(self, made: list[concurrent.futures.Future]) -> Iterator[tuple[str, dict]]:
-        for record in made:
-            yield record.result()["study_id"], {**record.result(), "source": self.name}
+        for record in (future.result() for future in made):
+            yield record["study_id"], {**record, "source": self.name}
 
 
 def make_record(variant: str, index: int) -> dict:
