@@ -194,6 +194,8 @@ class Experiment:
     """Of SFERA on the synthetic cohort."""
     finetuning_rate: float = 1e-3
     """Learning rate on real studies after the pretraining."""
+    finetuning_steps: int = 0
+    """On real studies after the pretraining; 0: as many as without it."""
     own_features: bool = False
     """The GauGAN matches images in the features of its own judge, not in --gaugan.perceptual's."""
     synthetic: int = 22_653
@@ -208,6 +210,8 @@ class Experiment:
         for name in ("pretraining_steps", "seeds"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
+        if self.finetuning_steps < 0:
+            raise ValueError(f"finetuning_steps must not be negative, but is {self.finetuning_steps}")
         if self.synthetic < 4:
             raise ValueError(f"synthetic must be at least 4 studies, not {self.synthetic}")
 

@@ -12,7 +12,7 @@ from cardiojax import data
 from cardiojax.config import Experiment
 from cardiojax.errors import DataError
 from cardiojax.evaluate import experiment_report
-from cardiojax.evaluate.comparison import compare
+from cardiojax.evaluate.comparison import compare, masks_own
 from cardiojax.stages import ABLATIONS, Busy, NotMade, Stages
 from cardiojax.train.run import commit, write_text
 
@@ -121,6 +121,8 @@ def run(config: Experiment, *, preset: str, first: str, second: str, data_dir: P
     if "datasets" not in result:
         raise DataError(f"no training of the experiment is finished in {out}")
     result["comparisons"] = compare(stages.out, result["datasets"])
+    result["masks_own"] = {d: masks_own(stages.splits[f"{d}:train"], stages.splits[f"{d}:test"])
+                           for d in result["datasets"]}
     write_text(stages.out / "experiment.json", json.dumps(result, indent=2))
     with stages.held(stages.out / "report", wait=True):
         experiment_report.write(stages.out, result, stages.splits, stages.cohorts)

@@ -19,7 +19,7 @@ import jax
 import numpy as np
 
 from cardiojax import data, synthesize
-from cardiojax.config import Experiment
+from cardiojax.config import Experiment, Sfera
 from cardiojax.evaluate import report
 from cardiojax.evaluate.comparison import folder_name
 from cardiojax.generate import Synthesizer
@@ -107,15 +107,17 @@ class Stages:
 
     def rso(self, dataset: str, seed: int) -> Path:
         """Real studies only."""
-        return self.sfera(f"rso_{folder_name(dataset)}_{seed}", f"{dataset}:train", seed)
+        return self.sfera(f"rso_{folder_name(dataset)}_{seed}", f"{dataset}:train", seed, self.config.sfera)
 
     def long(self, dataset: str) -> Path:
         """Real studies only, for as many steps as pretraining and finetuning take together."""
-        return self.sfera(f"long_{folder_name(dataset)}", f"{dataset}:train", 0, steps=self.config.pretraining_steps)
+        steps = self.config.pretraining_steps + (self.config.finetuning_steps or self.config.sfera.steps)
+        return self.sfera(f"long_{folder_name(dataset)}", f"{dataset}:train", 0,
+                          dataclasses.replace(self.config.sfera, steps=steps))
 
     def rsa(self, seed: int) -> Path:
         """Both real datasets together, no pretraining."""
-        return self.sfera(f"rsa_{seed}", f"{self.first}:train,{self.second}:train", seed)
+        return self.sfera(f"rsa_{seed}", f"{self.first}:train,{self.second}:train", seed, self.config.sfera)
 
     def sso(self, cohort: Cohort, seed: int = 0) -> Path:
         """Synthetic studies only; watched on descendants of other patients."""
@@ -130,13 +132,12 @@ class Stages:
     def rsp(self, cohort: Cohort, dataset: str, seed: int) -> Path:
         """Pretrained on a cohort, then finetuned on one real dataset."""
         name = f"rsp_{cohort.name}_{folder_name(dataset)}_{seed}"
-        return self.sfera(name, f"{dataset}:train", seed, self.sso(cohort))
+        settings = dataclasses.replace(self.config.sfera, learning_rate=self.config.finetuning_rate,
+                                       steps=self.config.finetuning_steps or self.config.sfera.steps)
+        return self.sfera(name, f"{dataset}:train", seed, settings, self.sso(cohort))
 
-    def sfera(self, name: str, training: str, seed: int, init: Path | None = None, steps: int = 0) -> Path:
-        """One training; `steps` are added to the config's."""
-        settings = dataclasses.replace(self.config.sfera, steps=self.config.sfera.steps + steps)
-        if init is not None:
-            settings = dataclasses.replace(settings, learning_rate=self.config.finetuning_rate)
+    def sfera(self, name: str, training: str, seed: int, settings: Sfera, init: Path | None = None) -> Path:
+        """One training on real studies."""
         validation = f"{training.partition(':')[0]}:validation"
         made_from = {"task": "sfera", "config": dataclasses.asdict(settings), "seed": seed,
                      "data": [self.digests[s] for s in (*training.split(","), validation)],

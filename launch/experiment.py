@@ -84,5 +84,5 @@ def tell(result: dict, out: Path):
             rows.append([name, str(len(summary["seeds"])), *(f"{summary[k]['rmse']:.1f}" for k in MEASURES),
                          *((interval(against["ef"]), against["ef"]["verdict"]) if against else ("", ""))])
         show(rows, f"{dataset}:test")
-        print(verdict(dataset, found))
+        print(verdict(dataset, found, result["masks_own"][dataset]))
     print(f"report: {out / 'report.html'}")

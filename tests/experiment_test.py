@@ -14,8 +14,10 @@ import pytest
 
 from cardiojax import experiment, stages
 from cardiojax.config import EXPERIMENT_PRESETS
+from cardiojax.evaluate.comparison import masks_own
 from cardiojax.predict import Prediction
-from cardiojax.units import ef_percent
+from cardiojax.study import ED, ES, Study
+from cardiojax.units import LV, ef_percent
 from data_builders.phantom import phantom_dataset_builder as phantom
 from launch.cli import main
 
@@ -94,9 +96,10 @@ def test_stopped_is_unstopped_and_a_change_redoes_what_depends_on_it(two_dataset
         assert go(f"stopped{stop}") == whole
         assert made == names
 
-    made.clear()
-    go("whole", dataclasses.replace(CONFIG, finetuning_rate=1e-4))
-    assert made == [n for n in names if n.startswith("rsp")]
+    for change, redone in ({"finetuning_rate": 1e-4}, ("rsp",)), ({"finetuning_steps": 7}, ("rsp", "long")):
+        made.clear()
+        go("whole", dataclasses.replace(CONFIG, **change))
+        assert made == [n for n in names if n.startswith(redone)]
     made.clear()
     go("whole", dataclasses.replace(CONFIG, seeds=3))
     assert sorted(made) == sorted(["rso_phantom_dsb_like_2", "rso_phantom_ukb_like_2", "rsa_2", *(
@@ -119,6 +122,26 @@ def test_processes_share_the_stages(two_datasets, tmp_path, work, monkeypatch):
     assert found == [whole] * 3
     assert sorted(made) == names
     assert json.loads((tmp_path / "together" / "experiment.json").read_text()) == whole
+
+
+def test_what_the_masks_themselves_miss():
+    """Two slices 8 mm apart, rectangles of 20 and 10 rows; the truth is twice their volumes and 3 ml."""
+    def study(i, masked=True):
+        masks = np.zeros((2, 150, 150, 2), np.uint8)
+        ed, es = 50 + i, 50 + 7 * (i % 3)
+        masks[:, :20, :ed, ED] = masks[:, :10, :es, ES] = LV
+        return Study(study_id=str(i), frames=masks, masks=masks if masked else None, slice_spacing_mm=8.0,
+                     volumes_ml=2 * np.array([2 * 20 * ed, 2 * 10 * es]) * 8 / 1000 + 3)
+
+    class Studies(list):
+        study = list.__getitem__
+
+    test = Studies([*map(study, range(6)), study(6, masked=False)])
+    found = masks_own(Studies(map(study, range(5, 12))), test)
+    assert {how: m["n"] for how, m in found.items()} == {"as they are": 6, "fitted": 6}
+    assert found["as they are"]["edv"]["bias"] == pytest.approx(-np.mean([0.32 * (50 + i) + 3 for i in range(6)]))
+    assert found["fitted"]["ef"]["rmse"] == pytest.approx(0, abs=1e-6)
+    assert masks_own(Studies(map(study, range(5, 12))), Studies(map(study, range(4)))) == {}
 
 
 class Oracle:

@@ -7,14 +7,15 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float
 
-from cardiojax import predict
+from cardiojax import predict, units
+from cardiojax.data import Split
 from cardiojax.evaluate import statistics
-from cardiojax.evaluate.metrics import MEASURES, bootstrap_ci95
+from cardiojax.evaluate.metrics import MEASURES, agreement, bootstrap_ci95, with_ef
 
 BASELINE, LONG, PRETRAINED, WARPED = "RSO", "RSO-long", "RSP", "RSP-warp"
 COLUMNS, STDS = predict.COLUMNS[1:4], predict.COLUMNS[4:7]      # of EDV, ESV, EF, and of their deviations
 MAIN = (BASELINE, "SSO", PRETRAINED, "RSA")
-FEWEST = 5                 # studies of low EF that a comparison needs
+FEWEST = 5                 # studies of low EF, or with masks, that a comparison needs
 
 Predictions = dict[str, Float[np.ndarray, "n 3"]]
 
@@ -34,6 +35,27 @@ def compare(out: Path, datasets: dict) -> dict:
             **({"against_controls": {c: against(by_seed[c], by_seed[name]) for c in (WARPED, LONG) if c in by_seed}}
                if name == PRETRAINED else {})} for name in experiments}
     return found
+
+
+def masks_own(training: Split, test: Split) -> dict[str, dict]:
+    """How far the annotators' masks are from the test studies' volumes: what a network that read these frames as the
+    annotators do would reach. Their volumes by Simpson's rule `as they are`, and `fitted`: linear in both, by least
+    squares on the training studies. The `agreement` of each measure and `n`, the studies with an LV in their masks;
+    empty where either split has too few of them."""
+    (x, y), (at, truth) = map(volumes_of_masks, (training, test))
+    if len(x) < FEWEST or len(at) < FEWEST:
+        return {}
+    fit, *_ = np.linalg.lstsq(np.column_stack([x, np.ones(len(x))]), y)
+    said = {"as they are": at, "fitted": np.column_stack([at, np.ones(len(at))]) @ fit}
+    return {how: {"n": len(at), **{name: agreement(with_ef(volumes)[:, k], with_ef(truth)[:, k])
+                                   for k, name in enumerate(MEASURES)}} for how, volumes in said.items()}
+
+
+def volumes_of_masks(split: Split) -> tuple[Float[np.ndarray, "n 2"], Float[np.ndarray, "n 2"]]:
+    """EDV and ESV (ml) by the masks and as the dataset gives them, of the studies with an LV in their masks."""
+    studies = [s for s in map(split.study, range(len(split))) if s.masks is not None and (s.masks == units.LV).any()]
+    by_masks = [units.simpson_ml(units.lv_area_mm2(s.masks, (1.0, 1.0)), s.slice_spacing_mm) for s in studies]
+    return np.reshape(by_masks, (-1, 2)), np.reshape([s.volumes_ml for s in studies], (-1, 2))
 
 
 def ordered(experiments: Iterable[str]) -> list[str]:

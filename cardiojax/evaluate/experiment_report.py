@@ -29,15 +29,15 @@ def write(out: Path, result: dict, splits: Mapping[str, Split], cohorts: Mapping
     drawn = out / "figures"
     drawn.mkdir(parents=True, exist_ok=True)
     datasets, comparisons, settings = result["datasets"], result["comparisons"], result["settings"]
-    write_csv(out / "table1.csv", comparisons)
+    write_csv(out / "table1.csv", comparisons, result["masks_own"])
     pictures = {file.stem: file for file in draw(drawn, out, result, splits, cohorts)}
     sizes = {d: {s: len(splits[f"{d}:{s}"]) for s in ("train", "validation", "test")} for d in datasets}
     write_text(out / "report.html", page(
         "experiment.html", pictures, title="Does pretraining on synthetic studies make volumes better?",
         first=settings["first"], second=settings["second"], preset=settings["preset"], commit=settings["commit"],
         config=settings["config"], settings=list(flat(settings["config"])), slug=folder_name, sizes=sizes,
-        verdict=[verdict(d, found) for d, found in comparisons.items()],
-        table1={d: table1(found) for d, found in comparisons.items()}, published=published(),
+        verdict=[verdict(d, found, result["masks_own"][d]) for d, found in comparisons.items()],
+        table1={d: table1(found, result["masks_own"][d]) for d, found in comparisons.items()}, published=published(),
         tests={d: tests(found) for d, found in comparisons.items()},
         agreements={d: agreements(datasets[d], found) for d, found in comparisons.items()},
         subgroups={d: subgroups(es) for d, es in datasets.items()},
@@ -82,7 +82,7 @@ def draw(folder: Path, out: Path, result: dict, splits: Mapping[str, Split],
     yield folder / "curves.svg"
 
 
-def verdict(dataset: str, found: dict) -> str:
+def verdict(dataset: str, found: dict, masks_own: dict) -> str:
     """The answer for one dataset in words, from the statistics alone."""
     if PRETRAINED not in found:
         return f"{dataset}: RSP has not been trained yet."
@@ -101,6 +101,10 @@ def verdict(dataset: str, found: dict) -> str:
         alone, (when, what) = found[control]["against"]["ef"], CONTROLS[control]
         words.append(f"{when} the ratio to RSO is {interval(alone)}, {alone['verdict']}; RSP against that: "
                      f"{interval(direct['ef'])}, so that {what} {MATTERS[direct['ef']['verdict']]}.")
+    if masks_own:
+        n, own = (masks_own["fitted"][k] for k in ("n", "ef"))
+        words.append(f"The annotators' own masks, fitted to the training studies' volumes, miss the EF of {n} test "
+                     f"studies by {own['rmse']:.1f} points (RMSE), {own['rmse'] / rso['ef']['rmse']:.2f} of RSO's.")
     return " ".join(words)
 
 
@@ -113,14 +117,21 @@ def p_value(p: float) -> str:
     return "< 0.001" if p < 0.001 else f"{p:.3f}"
 
 
-def table1(found: dict) -> list[list[str]]:
+def table1(found: dict, masks_own: dict) -> list[list[str]]:
     rows = [["", "seeds", *(f"{m.upper()} {what}" for m in MEASURES for what in ("RMSE ± SD", "MAE [95 % CI]", "r"))]]
-    for name in ordered(found):
-        s = found[name]["summary"]
-        rows.append([name, str(len(s["seeds"])), *(cell for m in MEASURES for cell in (
+    for name, seeds, s in judged(found, masks_own):
+        rows.append([name, seeds, *(cell for m in MEASURES for cell in (
             f"{s[m]['rmse']:.1f} ± {s[m]['sd']:.1f}",
             f"{s[m]['mae']:.1f} [{s[m]['mae_ci95'][0]:.1f}, {s[m]['mae_ci95'][1]:.1f}]", f"{s[m]['r']:.2f}"))])
     return rows
+
+
+def judged(found: dict, masks_own: dict) -> Iterator[tuple[str, str, dict]]:
+    """Name, number of seeds and figures of every row of Table 1; the masks' own below."""
+    for name in ordered(found):
+        yield name, str(len(found[name]["summary"]["seeds"])), found[name]["summary"]
+    for how, own in masks_own.items():
+        yield f"masks, {how}", "", own
 
 
 def published_rows() -> list[dict[str, str]]:
@@ -136,15 +147,14 @@ def published() -> list[list[str]]:
         for row in published_rows())]
 
 
-def write_csv(file: Path, comparisons: dict):
+def write_csv(file: Path, comparisons: dict, masks_own: dict):
     """Table 1, ours and published: one row an experiment or system, one column a figure."""
     kinds = ("rmse", "sd", "mae", "mae_ci95_low", "mae_ci95_high", "r")
     columns = ["source", "dataset", "experiment", "seeds", "studies", *(f"{m}_{k}" for m in MEASURES for k in kinds)]
     rows = []
     for dataset, found in comparisons.items():
-        for name in ordered(found):
-            s = found[name]["summary"]
-            rows.append({"source": "cardiojax", "dataset": dataset, "experiment": name, "seeds": len(s["seeds"]),
+        for name, seeds, s in judged(found, masks_own[dataset]):
+            rows.append({"source": "cardiojax", "dataset": dataset, "experiment": name, "seeds": seeds,
                          "studies": s["n"], **{f"{m}_{k}": f"{v:.4g}" for m in MEASURES for k, v in zip(
                              kinds, (s[m]["rmse"], s[m]["sd"], s[m]["mae"], *s[m]["mae_ci95"], s[m]["r"]),
                              strict=True)}})
