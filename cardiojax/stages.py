@@ -57,6 +57,8 @@ class Stages:
                  make: bool = True):
         self.config, self.preset, self.first, self.second = config, preset, first, second
         self.data_dir, self.out, self.make = data_dir, out.absolute(), make
+        self.finetuning = dataclasses.replace(config.sfera, learning_rate=config.finetuning_rate,
+                                              steps=config.finetuning_steps or config.sfera.steps)
         self.paths: dict[str, str] = {}          # of the stages asked for, below `out`
         self.cohorts: dict[str, dict[str, data.Split]] = {}
         self.splits = {f"{name}:{split}": data.open_split(f"{name}:{split}", data_dir)
@@ -111,7 +113,7 @@ class Stages:
 
     def long(self, dataset: str) -> Path:
         """Real studies only, for as many steps as pretraining and finetuning take together."""
-        steps = self.config.pretraining_steps + (self.config.finetuning_steps or self.config.sfera.steps)
+        steps = self.config.pretraining_steps + self.finetuning.steps
         return self.sfera(f"long_{folder_name(dataset)}", f"{dataset}:train", 0,
                           dataclasses.replace(self.config.sfera, steps=steps))
 
@@ -132,9 +134,7 @@ class Stages:
     def rsp(self, cohort: Cohort, dataset: str, seed: int) -> Path:
         """Pretrained on a cohort, then finetuned on one real dataset."""
         name = f"rsp_{cohort.name}_{folder_name(dataset)}_{seed}"
-        settings = dataclasses.replace(self.config.sfera, learning_rate=self.config.finetuning_rate,
-                                       steps=self.config.finetuning_steps or self.config.sfera.steps)
-        return self.sfera(name, f"{dataset}:train", seed, settings, self.sso(cohort))
+        return self.sfera(name, f"{dataset}:train", seed, self.finetuning, self.sso(cohort))
 
     def sfera(self, name: str, training: str, seed: int, settings: Sfera, init: Path | None = None) -> Path:
         """One training on real studies."""

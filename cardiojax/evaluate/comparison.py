@@ -54,7 +54,7 @@ def masks_own(training: Split, test: Split) -> dict[str, dict]:
 def volumes_of_masks(split: Split) -> tuple[Float[np.ndarray, "n 2"], Float[np.ndarray, "n 2"]]:
     """EDV and ESV (ml) by the masks and as the dataset gives them, of the studies with an LV in their masks."""
     studies = [s for s in map(split.study, range(len(split))) if s.masks is not None and (s.masks == units.LV).any()]
-    by_masks = [units.simpson_ml(units.lv_area_mm2(s.masks, (1.0, 1.0)), s.slice_spacing_mm) for s in studies]
+    by_masks = [s.volumes_from_masks_ml() for s in studies]
     return np.reshape(by_masks, (-1, 2)), np.reshape([s.volumes_ml for s in studies], (-1, 2))
 
 
