@@ -11,11 +11,12 @@ import pytest
 from PIL import Image
 
 import cardiojax
-from cardiojax import data
+from cardiojax import data, losses
 from cardiojax.config import Gaugan, GauganNet, Warp
 from cardiojax.errors import DataError, InputError, Preempted
 from cardiojax.frames import Frames, halve_mask
 from cardiojax.generate import double
+from cardiojax.nets import gaugan as nets
 from cardiojax.train import gaugan, loop
 from cardiojax.train.parallel import How, Parallel
 from cardiojax.train.run import Run
@@ -82,8 +83,16 @@ def moments(state):
     return jax.tree.map(np.asarray, (state.generator_opt[0].mu, state.discriminator_opt[0].mu))
 
 
+@pytest.fixture
+def smooth(monkeypatch):
+    """LeakyReLU and L1 without their kinks: there a gradient jumps with the last bit of a value, by up to 0.5 % of a
+    small layer's, and which pixels lie there is up to the CPU."""
+    monkeypatch.setattr(nets, "leaky", lambda x: 0.2 * x + 0.8 * jax.nn.softplus(x))
+    monkeypatch.setattr(losses, "l1", lambda a, b: ((a - b) ** 2).mean())
+
+
 @pytest.mark.slow
-def test_devices_and_modes_agree_on_gradients(frames, start):
+def test_devices_and_modes_agree_on_gradients(frames, start, smooth):
     """Eight devices = one, pmap = jit; activations computed again = kept. G stays: Adam keeps only the signs of its
     first gradient."""
     still, found = dataclasses.replace(CONFIG, generator_rate=0.0), []
@@ -97,7 +106,7 @@ def test_devices_and_modes_agree_on_gradients(frames, start):
     for generator, discriminator, stats, metrics in found:
         for ours, theirs in ((generator, truth[0]), (discriminator, truth[1]), (stats, truth[2])):
             for a, b in zip(jax.tree.leaves(ours), jax.tree.leaves(theirs), strict=True):
-                np.testing.assert_allclose(a, b, atol=5e-4 * np.abs(b).max() + 5e-6)
+                np.testing.assert_allclose(a, b, atol=2e-4 * np.abs(b).max() + 1e-6)
         assert float(metrics["loss"]) == pytest.approx(float(truth[3]["loss"]), rel=1e-4)
 
 
