@@ -69,6 +69,11 @@ class Study:
     def replace(self, **changes) -> "Study":
         return dataclasses.replace(self, **changes)
 
+    @property
+    def has_lv(self) -> bool:
+        """Whether there are masks, and an LV in them."""
+        return self.masks is not None and bool((self.masks == units.LV).any())
+
     def volumes_from_masks_ml(self) -> np.ndarray:
         """(EDV, ESV) in ml by Simpson on the masks. Raises StudyError where there are none."""
         self._require(self.masks is not None, "has no masks to measure")

@@ -91,8 +91,7 @@ def build(painter: Synthesizer | None, splits: Mapping[str, Split], folder: Path
 
 def studies_with_masks(split: Split) -> list[Study]:
     """Raises DataError where there are none."""
-    studies = [split.study(i) for i in range(len(split))]
-    found = [s for s in studies if s.masks is not None and (s.masks == masks.LV).any()]
+    found = [s for s in map(split.study, range(len(split))) if s.has_lv]
     if not found:
         raise DataError(f"{split.name} has no study with an LV in its masks to descend from")
     if left := len(split) - len(found):

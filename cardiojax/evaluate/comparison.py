@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float
 
-from cardiojax import predict, units
+from cardiojax import predict
 from cardiojax.data import Split
 from cardiojax.evaluate import statistics
 from cardiojax.evaluate.metrics import MEASURES, agreement, bootstrap_ci95, with_ef
@@ -53,7 +53,7 @@ def masks_own(training: Split, test: Split) -> dict[str, dict]:
 
 def volumes_of_masks(split: Split) -> tuple[Float[np.ndarray, "n 2"], Float[np.ndarray, "n 2"]]:
     """EDV and ESV (ml) by the masks and as the dataset gives them, of the studies with an LV in their masks."""
-    studies = [s for s in map(split.study, range(len(split))) if s.masks is not None and (s.masks == units.LV).any()]
+    studies = [s for s in map(split.study, range(len(split))) if s.has_lv]
     by_masks = [s.volumes_from_masks_ml() for s in studies]
     return np.reshape(by_masks, (-1, 2)), np.reshape([s.volumes_ml for s in studies], (-1, 2))
 
