@@ -108,10 +108,10 @@ def run(config: Experiment, *, preset: str, first: str, second: str, data_dir: P
     result = {"settings": {"preset": preset, "first": first, "second": second, "commit": commit(),
                            "config": dataclasses.asdict(config)}}
     for (experiment, dataset, seed), path, metrics in made(stages):
-        found[dataset].setdefault(experiment, {})[seed] = {
-            **metrics["test"], "seed": seed, "run": str(path.relative_to(stages.out))}
+        where = {"seed": seed, "run": str(path.relative_to(stages.out))}
+        found[dataset].setdefault(experiment, {})[seed] = metrics["test"] | where
         if "synthetic" in metrics:
-            synthetic[experiment] = metrics["synthetic"]
+            synthetic[experiment] = metrics["synthetic"] | where
         result |= {"datasets": {d: {e: [by[s] for s in sorted(by)] for e, by in es.items()}
                                 for d, es in found.items() if es},
                    "synthetic_validation": synthetic, "stages": stages.paths}

@@ -66,7 +66,7 @@ def work(monkeypatch):
     monkeypatch.setattr(stages.data, "open_split", lambda spec, folder, real=stages.data.open_split: (
         spec if spec.startswith("synthetic") else real(spec, folder)))
     monkeypatch.setattr(stages.Stages, "evaluated", lambda self, run, split: {
-        "ef": {"rmse": int(value(run), 16)}, "of": split if isinstance(split, str) else split.name})
+        "ef": {"rmse": int(value(run), 16)}, "run": str(run), "of": split if isinstance(split, str) else split.name})
     monkeypatch.setattr(experiment, "compare", lambda out, datasets: {})
     monkeypatch.setattr(experiment.experiment_report, "write", lambda *_: None)
     return made, stop_at
