@@ -48,8 +48,8 @@ def shared() -> Path:
 def phantom_data(tmp_path_factory) -> Path:
     """A small phantom dataset: 12 / 4 / 4 studies of `phantom/dsb_like`, built once."""
     import data_builders  # noqa: F401
+    from cardiojax.cli.main import main
     from data_builders.phantom import phantom_dataset_builder as module
-    from launch.cli import main
 
     data_dir = tmp_path_factory.mktemp("data")
     before, module.SPLITS = module.SPLITS, {"train": (0, 12), "validation": (12, 4), "test": (16, 4)}

@@ -16,13 +16,14 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from cardiojax import load, synthesize
-from cardiojax.consistency import background_difference, steady_background
+from cardiojax import load
 from cardiojax.data import open_split
 from cardiojax.evaluate.metrics import MEASURES, agreement, with_ef
-from cardiojax.generate import to_uint8
-from cardiojax.masks import Recipe, Shapes, recipes
-from cardiojax.train.run import commit
+from cardiojax.models.gaugan import to_uint8
+from cardiojax.provenance import commit
+from cardiojax.synthesis import build as synthesize
+from cardiojax.synthesis.consistency import background_difference, steady_background
+from cardiojax.synthesis.masks import Recipe, Shapes, recipes
 
 FULL_SIZE = 22_653         # studies of the paper's cohort
 
@@ -71,7 +72,7 @@ def main():
     images_s, _ = seconds(painter.stacks, pairs)
     opened, split = seconds(open_split, f"synthetic/{args.config}:{args.split}", args.data_dir)
     which = np.random.default_rng(0).choice(len(split), args.studies, replace=False)
-    read_s, made = seconds(lambda: [split.study(i) for i in which])
+    read_s, made = seconds(lambda: [split[i] for i in which])
     shards = list(folder.glob(f"synthetic-{args.split}.*"))
     size = sum(s.stat().st_size for s in shards) / len(split)
     judge = load(args.judge)

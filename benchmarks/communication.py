@@ -18,9 +18,8 @@ import jax
 
 from cardiojax.bench.measure import PEAKS
 from cardiojax.bench.workloads import Spec, split_of, task_of
-from cardiojax.nets import conv
+from cardiojax.provenance import commit
 from cardiojax.train.parallel import Parallel
-from cardiojax.train.run import commit
 
 SIZES = {"f32": 4, "bf16": 2, "f16": 2, "s32": 4, "u32": 4, "pred": 1, "s8": 1, "u8": 1, "f64": 8, "s64": 8}
 # GB/s a GPU in one direction, and seconds of one collective

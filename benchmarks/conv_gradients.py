@@ -14,7 +14,7 @@ import time
 import jax
 from flax import nnx
 
-from cardiojax.nets import conv as ours
+from cardiojax.ops import convolution as ours
 
 LAYERS = ((75, 16, 16), (37, 16, 32), (37, 32, 32), (18, 64, 64), (9, 128, 128))      # side, channels in, out
 IMAGES = 96

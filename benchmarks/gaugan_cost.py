@@ -16,12 +16,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from cardiojax import perceptual
-from cardiojax.config import GAUGAN_PRESETS, Gaugan
-from cardiojax.frames import FrameBatch
+from cardiojax.config import GAUGAN_PRESETS, GauganConfig
+from cardiojax.data.frames import FrameBatch
+from cardiojax.models import perceptual
 from cardiojax.nets import vgg
+from cardiojax.provenance import commit
 from cardiojax.train.gaugan import GauganTask
-from cardiojax.train.run import commit
 
 
 class OneFrame:
@@ -33,11 +33,11 @@ class OneFrame:
         return FrameBatch(*np.zeros((2, 1, size_px, size_px), np.uint8))
 
 
-def task_of(config: Gaugan, weights) -> GauganTask:
+def task_of(config: GauganConfig, weights) -> GauganTask:
     return GauganTask(config, OneFrame(), OneFrame(), perceptual.VggFeatures(weights, config.imagenet, jnp.float32))
 
 
-def analysed(config: Gaugan) -> dict:
+def analysed(config: GauganConfig) -> dict:
     """GiB and TFLOP of one step, compiled for the device at hand."""
     weights = {k: jax.ShapeDtypeStruct(s, jnp.float32) for k, s in vgg.shapes("vgg19").items()}
     task = task_of(config, weights)
@@ -53,7 +53,7 @@ def analysed(config: Gaugan) -> dict:
             "temporaries_gib": memory.temp_size_in_bytes / 2**30, "tflop": cost.get("flops", float("nan")) / 1e12}
 
 
-def stepped(config: Gaugan, file: Path | None) -> dict:
+def stepped(config: GauganConfig, file: Path | None) -> dict:
     """One step with real weights of VGG16."""
     weights = {k: v for k, v in perceptual.read_vgg("vgg16", file).items() if k.startswith("conv")}
     task = task_of(dataclasses.replace(config, batch=1), weights)

@@ -17,11 +17,12 @@ import jax
 
 from cardiojax.bench import measure
 from cardiojax.bench.workloads import Spec
+from cardiojax.cli.bench import device_name
+from cardiojax.cli.bench import main as bench
 from cardiojax.config import EXPERIMENT_PRESETS
 from cardiojax.errors import InputError
-from cardiojax.train.run import commit, write_text
-from launch.bench import device_name
-from launch.bench import main as bench
+from cardiojax.files import write_text
+from cardiojax.provenance import commit
 
 COHORT = EXPERIMENT_PRESETS["paper"].synthetic
 IMAGES_A_STUDY = 20        # 10 slices at ED and ES

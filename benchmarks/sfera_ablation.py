@@ -13,14 +13,14 @@ from pathlib import Path
 import jax
 
 import cardiojax
-from cardiojax.config import SFERA_PRESETS, Sfera
+from cardiojax.config import SFERA_PRESETS, SferaConfig
 from cardiojax.data import open_split
 from cardiojax.evaluate import report
+from cardiojax.provenance import commit
 from cardiojax.train import sfera
-from cardiojax.train.run import commit
 
 
-def variants(steps: int) -> dict[str, Sfera]:
+def variants(steps: int) -> dict[str, SferaConfig]:
     full = dataclasses.replace(SFERA_PRESETS["small"], steps=steps, evaluate_every=steps)
     final = dataclasses.replace(full.net, readout="final")
     mild = dataclasses.replace(full.augment, rotation_deg=15.0, flip=False, reverse=False)

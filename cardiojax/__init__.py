@@ -14,6 +14,6 @@ __all__ = ["Study", "__version__", "load"]
 
 def __getattr__(name: str):
     if name == "load":             # late: it brings JAX with it, which the readers do not need
-        from cardiojax.predict import load
+        from cardiojax.models import load
         return load
     raise AttributeError(f"module 'cardiojax' has no attribute {name!r}")

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 
 
 @dataclasses.dataclass(frozen=True)
-class SferaNet:
+class SferaNetConfig:
     """The network. See `nets.sfera.Sfera`."""
 
     size_px: int = 150
@@ -26,7 +26,7 @@ class SferaNet:
 
 
 @dataclasses.dataclass(frozen=True)
-class Warp:
+class AffineConfig:
     """Random moves of a training image (a GauGAN's: together with its mask)."""
 
     rotation_deg: float = 180.0
@@ -38,7 +38,7 @@ class Warp:
 
 
 @dataclasses.dataclass(frozen=True)
-class Augment(Warp):
+class AugmentConfig(AffineConfig):
     """Random changes a training study goes through, the same for all its slices and both frames."""
 
     reverse: bool = True
@@ -48,11 +48,11 @@ class Augment(Warp):
 
 
 @dataclasses.dataclass(frozen=True)
-class Sfera:
+class SferaConfig:
     """Training of SFERA: everything that decides its outcome, besides the data and the seed."""
 
-    net: SferaNet = dataclasses.field(default_factory=SferaNet)
-    augment: Augment = dataclasses.field(default_factory=Augment)
+    net: SferaNetConfig = dataclasses.field(default_factory=SferaNetConfig)
+    augment: AugmentConfig = dataclasses.field(default_factory=AugmentConfig)
     steps: int = 20_000
     batch: int = 32
     """Studies a step, over all devices."""
@@ -84,7 +84,7 @@ class Sfera:
 
 
 @dataclasses.dataclass(frozen=True)
-class GauganNet:
+class GauganNetConfig:
     """Generator and discriminator. See `nets.gaugan`."""
 
     size_px: int = 150
@@ -102,8 +102,6 @@ class GauganNet:
     """What SPADE modulates: statistics of the whole batch, of one device's part, or of one image."""
     style: bool = False
     """A variational encoder of style: one mask then has many images."""
-    sparse: bool = True
-    """Compute γ and β once for each distinct neighbourhood of labels (the same numbers, faster)."""
     ndf: int = 64
     """Width of the discriminator."""
     scales: int = 2
@@ -120,12 +118,12 @@ class GauganNet:
 
 
 @dataclasses.dataclass(frozen=True)
-class Gaugan:
+class GauganConfig:
     """Training of a GauGAN: everything that decides its outcome, besides the data and the seed."""
 
-    net: GauganNet = dataclasses.field(default_factory=GauganNet)
-    augment: Warp = dataclasses.field(
-        default_factory=lambda: Warp(rotation_deg=10.0, shift_mm=6.0, scale=0.1, flip=False))
+    net: GauganNetConfig = dataclasses.field(default_factory=GauganNetConfig)
+    augment: AffineConfig = dataclasses.field(
+        default_factory=lambda: AffineConfig(rotation_deg=10.0, shift_mm=6.0, scale=0.1, flip=False))
     steps: int = 50_000
     batch: int = 32
     """Images a step, over all devices."""
@@ -167,29 +165,32 @@ class Gaugan:
 
 
 SFERA_PRESETS = {
-    "paper": Sfera(),
-    "small": Sfera(net=SferaNet(size_px=75, width=16), batch=8, steps=2000, evaluate_every=500),
-    "tiny": Sfera(net=SferaNet(size_px=75, width=4, spatial_features=32, lstm_features=32, dropout=0.0),
-                  augment=Augment(rotation_deg=15.0, shift_mm=6.0, scale=0.1, flip=False, reverse=False, intensity=0.1),
-                  batch=8, steps=420, learning_rate=3e-3, evaluate_every=210, views=1),
+    "paper": SferaConfig(),
+    "small": SferaConfig(net=SferaNetConfig(size_px=75, width=16), batch=8, steps=2000, evaluate_every=500),
+    "tiny": SferaConfig(net=SferaNetConfig(size_px=75, width=4, spatial_features=32, lstm_features=32, dropout=0.0),
+                        augment=AugmentConfig(rotation_deg=15.0, shift_mm=6.0, scale=0.1, flip=False, reverse=False,
+                                              intensity=0.1),
+                        batch=8, steps=420, learning_rate=3e-3, evaluate_every=210, views=1),
 }
 
 GAUGAN_PRESETS = {
-    "paper": Gaugan(),
-    "small": Gaugan(net=GauganNet(size_px=75, upsamplings="few", ngf=16, hidden=64, ndf=24), batch=8, steps=5000,
-                    generator_rate=2e-4, discriminator_rate=4e-4, perceptual="none", ema=0.99, evaluate_every=1000),
-    "tiny": Gaugan(net=GauganNet(size_px=75, upsamplings="few", ngf=4, hidden=16, ndf=8), batch=8, steps=300,
-                   generator_rate=1e-3, discriminator_rate=1e-3, perceptual="none", ema=0.95, evaluate_every=150),
+    "paper": GauganConfig(),
+    "small": GauganConfig(net=GauganNetConfig(size_px=75, upsamplings="few", ngf=16, hidden=64, ndf=24), batch=8,
+                          steps=5000, generator_rate=2e-4, discriminator_rate=4e-4, perceptual="none", ema=0.99,
+                          evaluate_every=1000),
+    "tiny": GauganConfig(net=GauganNetConfig(size_px=75, upsamplings="few", ngf=4, hidden=16, ndf=8), batch=8,
+                         steps=300, generator_rate=1e-3, discriminator_rate=1e-3, perceptual="none", ema=0.95,
+                         evaluate_every=150),
 }
 
 
 @dataclasses.dataclass(frozen=True)
-class Experiment:
+class ExperimentConfig:
     """The paper's experiment on two datasets. See `experiment`."""
 
-    sfera: Sfera = dataclasses.field(default_factory=Sfera)
+    sfera: SferaConfig = dataclasses.field(default_factory=SferaConfig)
     """Of every training on real studies, pretrained or not, and (but for the steps) of the pretraining."""
-    gaugan: Gaugan = dataclasses.field(default_factory=Gaugan)
+    gaugan: GauganConfig = dataclasses.field(default_factory=GauganConfig)
     pretraining_steps: int = 40_000
     """Of SFERA on the synthetic cohort."""
     finetuning_rate: float = 1e-3
@@ -217,12 +218,12 @@ class Experiment:
 
 
 EXPERIMENT_PRESETS = {
-    "paper": Experiment(),
-    "small": Experiment(
+    "paper": ExperimentConfig(),
+    "small": ExperimentConfig(
         sfera=dataclasses.replace(SFERA_PRESETS["small"], steps=800, evaluate_every=400),
         gaugan=dataclasses.replace(GAUGAN_PRESETS["small"], steps=2500, evaluate_every=1250),
         pretraining_steps=1600, own_features=True, synthetic=1500),
-    "tiny": Experiment(
+    "tiny": ExperimentConfig(
         sfera=dataclasses.replace(SFERA_PRESETS["tiny"], steps=120, evaluate_every=120),
         gaugan=dataclasses.replace(GAUGAN_PRESETS["tiny"], steps=100, evaluate_every=100),
         pretraining_steps=120, finetuning_rate=3e-3, own_features=True, synthetic=96, seeds=1, ablations=False),

@@ -7,7 +7,8 @@ from collections.abc import Callable, Iterable, Iterator
 
 import tensorflow_datasets as tfds
 
-from cardiojax import preprocess, records
+from cardiojax import preparation
+from cardiojax.data import records
 from cardiojax.errors import StudyError
 from cardiojax.study import Study
 
@@ -107,8 +108,8 @@ def record(source: Source, name: str, config: StudyConfig, training: bool) -> di
         raise StudyError(f"study {study_id}: {len(study)} slices, left out of training "
                          f"(at least {MIN_TRAINING_SLICES})")
     if config.trimmed:
-        study = preprocess.trim(study)
-    return records.encode(preprocess.prepare(study, config.centre))
+        study = preparation.trim(study)
+    return records.encode(preparation.prepare(study, config.centre))
 
 
 def fixed_fraction(salt: str, study_id: str) -> float:

@@ -11,14 +11,14 @@ import numpy as np
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt
 
-from cardiojax import phantom, preprocess
+from cardiojax import phantom, preparation
 from cardiojax.units import ef_percent
 
 
 def main(file: str):
     figure, axes = plt.subplots(2, 8, figsize=(12, 3.4), layout="constrained")
     for row, (variant, index) in enumerate((("dsb_like", 11), ("ukb_like", 8))):
-        study = preprocess.prepare(phantom.study(variant, index))
+        study = preparation.prepare(phantom.study(variant, index))
         has_lv = np.flatnonzero((study.masks[..., 0] == 1).any(axis=(1, 2)))
         at = has_lv[np.linspace(0, len(has_lv) - 2, 4).round().astype(int)]
         for column, (s, phase) in enumerate([(s, phase) for phase in (0, 1) for s in at]):

@@ -3,10 +3,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from cardiojax.augment import augment, reverse_slices, study_keys, view, warp
-from cardiojax.config import Augment
+from cardiojax.config import AugmentConfig
+from cardiojax.preparation.augment import augment, reverse_slices, study_keys, view, warp
 
-NOTHING = Augment(rotation_deg=0, shift_mm=0, scale=0, flip=False, reverse=False, intensity=0)
+NOTHING = AugmentConfig(rotation_deg=0, shift_mm=0, scale=0, flip=False, reverse=False, intensity=0)
 
 
 def keys(seed):
@@ -31,7 +31,7 @@ def test_nothing_is_nothing():
 def test_volumes_scale_with_the_image():
     """The disc's area in the image and the volumes change by the same factor s²."""
     frames, n, volumes, areas = disc_batch()
-    config = Augment(rotation_deg=30, shift_mm=4, scale=0.3, flip=True, reverse=True, intensity=0)
+    config = AugmentConfig(rotation_deg=30, shift_mm=4, scale=0.3, flip=True, reverse=True, intensity=0)
     out, v, a = augment(keys(5), frames, n, volumes, areas, config)
     for i in range(2):
         factor = float(out[i, 0, :, :, 0].sum() * 255 / frames[i, 0, :, :, 0].sum())
@@ -42,14 +42,14 @@ def test_volumes_scale_with_the_image():
 
 def test_a_study_is_changed_alike_whatever_its_companions():
     frames, n, volumes, areas = disc_batch()
-    both, _, _ = augment(keys(1), frames, n, volumes, areas, Augment())
-    first, _, _ = augment(keys(1)[:1], frames[:1], n[:1], volumes[:1], areas[:1], Augment())
+    both, _, _ = augment(keys(1), frames, n, volumes, areas, AugmentConfig())
+    first, _, _ = augment(keys(1)[:1], frames[:1], n[:1], volumes[:1], areas[:1], AugmentConfig())
     np.testing.assert_array_equal(both[0], first[0])
 
 
 def test_both_frames_and_all_slices_move_together():
     frames, n, volumes, areas = disc_batch()
-    out, _, _ = augment(keys(2), frames, n, volumes, areas, Augment())
+    out, _, _ = augment(keys(2), frames, n, volumes, areas, AugmentConfig())
     np.testing.assert_allclose(out[0, 0, :, :, 0], out[0, 2, :, :, 1], atol=1e-6)
 
 

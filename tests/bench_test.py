@@ -7,7 +7,7 @@ import pytest
 
 from benchmarks.communication import collectives
 from cardiojax.bench import measure, workloads
-from launch.cli import main
+from cardiojax.cli.main import main
 
 
 class Timed(measure.Side):

@@ -11,8 +11,8 @@ import nibabel as nib
 import numpy as np
 import pytest
 
+from cardiojax.cli.main import main
 from cardiojax.phantom.dicom import write_challenge, write_study
-from launch.cli import main
 
 TINY = ["--width", "2", "--spatial-features", "6", "--lstm-features", "5", "--batch", "8", "--steps", "2",
         "--evaluate-every", "2", "--views", "1"]
@@ -45,11 +45,11 @@ def run(phantom_data, tmp_path_factory) -> Path:
 def test_help_everywhere():
     for words in ([], ["build"], ["train"], ["train", "sfera"], ["train", "gaugan"], ["evaluate"], ["predict"],
                   ["show"], ["experiment"], ["demo"], ["port"], ["port", "vgg"], ["port", "spade"]):
-        done = subprocess.run([sys.executable, "-m", "launch", *words, "--help"], capture_output=True, text=True,
+        done = subprocess.run([sys.executable, "-m", "cardiojax", *words, "--help"], capture_output=True, text=True,
                               check=False, timeout=120)
         assert done.returncode == 0, done.stderr
         assert done.stdout.strip()
-    train = subprocess.run([sys.executable, "-m", "launch", "train", "sfera", "--help", "--preset", "paper"],
+    train = subprocess.run([sys.executable, "-m", "cardiojax", "train", "sfera", "--help", "--preset", "paper"],
                            capture_output=True, text=True, check=False, timeout=120).stdout
     assert "20000" in train                     # defaults are the preset's
 

@@ -12,16 +12,18 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from cardiojax import cohort, data, masks, synthesize, units
-from cardiojax.cohort import EDGES, Member, Pool, apportioned, choose, histogram, shares
-from cardiojax.config import Gaugan, GauganNet
+from cardiojax import data, units
+from cardiojax.cli.main import main
+from cardiojax.config import GauganConfig, GauganNetConfig
 from cardiojax.errors import DataError, InputError
 from cardiojax.evaluate import cohort_figures
-from cardiojax.masks import Recipe
+from cardiojax.files import write_arrays, write_text
+from cardiojax.models.gaugan import build_generator, split_net
 from cardiojax.study import Study
-from cardiojax.train.gaugan import build_generator, split_net
-from cardiojax.train.run import write_arrays, write_text
-from launch.cli import main
+from cardiojax.synthesis import build as synthesize
+from cardiojax.synthesis import cohort, masks
+from cardiojax.synthesis.cohort import EDGES, Member, Pool, apportioned, choose, histogram, shares
+from cardiojax.synthesis.masks import Recipe
 
 UNIFORM = shares("uniform", None)
 
@@ -83,7 +85,7 @@ def test_figures_by_hand():
 def painter(tmp_path_factory):
     """A run folder of an untrained generator: what it paints is no heart, but it is always the same."""
     path = tmp_path_factory.mktemp("gaugan")
-    config = Gaugan(net=GauganNet(size_px=75, upsamplings="few", ngf=2, hidden=4, ndf=2, sparse=False),
+    config = GauganConfig(net=GauganNetConfig(size_px=75, upsamplings="few", ngf=2, hidden=4, ndf=2),
                     perceptual="none")
     _, params, stats = split_net(build_generator(config.net, nnx.Rngs(0)))
     write_arrays(path / "model.npz", {"generator": params, "generator_stats": stats})
@@ -121,9 +123,9 @@ def test_a_cohort_opens_as_any_dataset(built, phantom_data):
     for name, split in real.items():
         made = data.open_split(f"synthetic/all:{name}", built)
         assert made.ancestors <= split.ancestors
-        lengths = {(s := split.study(i)).study_id: len(s) for i in range(len(split))}
+        lengths = {(s := split[i]).study_id: len(s) for i in range(len(split))}
         for i in range(0, len(made), 7):
-            study = made.study(i)
+            study = made[i]
             np.testing.assert_allclose(study.volumes_ml, masks.volumes_ml(study.masks), rtol=1e-6)
             assert 10 <= units.ef_percent(*study.volumes_ml) <= 80
             assert study.slice_spacing_mm == 8.0
@@ -139,7 +141,7 @@ def test_a_cohort_opens_as_any_dataset(built, phantom_data):
 def test_killed_and_shared_builds_end_in_the_same_bytes(built, painter, phantom_data, tmp_path, monkeypatch, capsys):
     """kill −9 after the first shard; then three processes, the last of which ends the work."""
     out = tmp_path / "killed"
-    killed = subprocess.Popen([sys.executable, "-m", "launch", *words(painter, phantom_data, out)],
+    killed = subprocess.Popen([sys.executable, "-m", "cardiojax", *words(painter, phantom_data, out)],
                               env={**os.environ, "JAX_DISABLE_MOST_OPTIMIZATIONS": "1"},       # as conftest.py here
                               stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     while not shards(out) and killed.poll() is None:
@@ -182,8 +184,8 @@ def test_a_patient_in_two_splits_is_refused(phantom_data):
 
 
 def test_the_background_of_a_study_can_be_shared():
-    from cardiojax.consistency import background_difference, steady_background
     from cardiojax.study import Study
+    from cardiojax.synthesis.consistency import background_difference, steady_background
 
     rng = np.random.default_rng(0)
     frames = rng.uniform(-1, 1, (1, 60, 60, 2)).astype(np.float32)
@@ -202,7 +204,7 @@ def test_the_background_of_a_study_can_be_shared():
 
 def test_the_figures_take_the_middle_of_the_heart(phantom_data, tmp_path):
     split = data.open_split("phantom/dsb_like:validation", phantom_data)
-    cohort_figures.workflow(split.study(0), tmp_path / "fig2.png")
+    cohort_figures.workflow(split[0], tmp_path / "fig2.png")
     assert (tmp_path / "fig2.png").stat().st_size > 5000
 
 

@@ -1,8 +1,10 @@
 import numpy as np
 import pytest
 
-from cardiojax import data, phantom, preprocess, records
+from cardiojax import data, phantom, preparation
+from cardiojax.data import records
 from cardiojax.errors import DataError
+from cardiojax.preparation.batch import halve, slice_budget
 
 
 @pytest.fixture(scope="module")
@@ -20,8 +22,8 @@ def identity(batch):
 
 
 def test_a_record_is_the_study(split):
-    made = preprocess.prepare(phantom.study("dsb_like", 0))
-    read = split.study(0)
+    made = preparation.prepare(phantom.study("dsb_like", 0))
+    read = split[0]
     np.testing.assert_array_equal(read.frames, made.frames)
     np.testing.assert_array_equal(read.masks, made.masks)
     np.testing.assert_allclose(read.volumes_ml, made.volumes_ml, rtol=1e-6)
@@ -29,7 +31,7 @@ def test_a_record_is_the_study(split):
 
 
 def test_a_study_without_masks_or_volumes_stays_without():
-    made = preprocess.prepare(phantom.study("dsb_like", 0)).replace(masks=None, volumes_ml=None)
+    made = preparation.prepare(phantom.study("dsb_like", 0)).replace(masks=None, volumes_ml=None)
     read = records.decode(records.features().deserialize_example_np(
         records.features().serialize_example(records.encode(made))))
     assert read.masks is None
@@ -72,8 +74,8 @@ def test_processes_share_each_batch_without_overlap(split):
 def test_padding_budget_and_areas(split):
     batch = next(batches(split))
     assert batch.frames.shape[1] % 4 == 0
-    assert (batch.groups, batch.budget % 4) == (1, 0)
-    assert batch.n_slices.sum() <= batch.budget < batch.n_slices.sum() + 4
+    assert batch.slice_budget % 4 == 0
+    assert batch.n_slices.sum() <= batch.slice_budget < batch.n_slices.sum() + 4
     for i, n in enumerate(batch.n_slices):
         assert not batch.frames[i, n:].any()
         assert np.isnan(batch.area_mm2[i, n:]).all()
@@ -85,13 +87,13 @@ def test_padding_budget_and_areas(split):
 def test_little_padding_is_convolved(split):
     """Within 5 % of the real slices on the average, for stacks as the challenge's; by hand for two devices."""
     counts = np.random.default_rng(0).choice([8, 9, 10, 11, 12], (200, 8), p=[0.05, 0.15, 0.3, 0.4, 0.1])
-    convolved = sum(data.slice_budget(n, 1, 16) for n in counts)
+    convolved = sum(slice_budget(n, 1, 16) for n in counts)
     assert convolved <= 1.05 * counts.sum()
-    assert data.slice_budget(np.array([3, 4, 9, 8]), 2, 12) == 18
-    assert data.slice_budget(np.array([3, 4, 12, 12]), 2, 12) == 24
+    assert slice_budget(np.array([3, 4, 9, 8]), 2, 12) == 18
+    assert slice_budget(np.array([3, 4, 12, 12]), 2, 12) == 24
     shares = [next(batches(split, process=p, processes=2, devices=2)) for p in range(2)]
-    assert shares[0].budget == shares[1].budget                   # one program on both
-    assert shares[0].budget >= max(s.n_slices.sum() for s in shares)
+    assert shares[0].slice_budget == shares[1].slice_budget                   # one program on both
+    assert shares[0].slice_budget >= max(s.n_slices.sum() for s in shares)
 
 
 def test_evaluation_drops_nobody(split):
@@ -102,7 +104,7 @@ def test_evaluation_drops_nobody(split):
 
 def test_halving_by_hand():
     frames = np.array([[1, 2, 10, 10], [3, 5, 10, 11]], np.uint8).reshape(1, 2, 4, 1).repeat(2, axis=-1)
-    np.testing.assert_array_equal(data.halve(frames)[0, 0, :, 0], [3, 10])
+    np.testing.assert_array_equal(halve(frames)[0, 0, :, 0], [3, 10])
 
 
 @pytest.mark.parametrize(("spec", "says"), [

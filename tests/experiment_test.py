@@ -12,14 +12,15 @@ import time
 import numpy as np
 import pytest
 
-from cardiojax import experiment, stages
+from cardiojax.cli.main import main
 from cardiojax.config import EXPERIMENT_PRESETS
-from cardiojax.evaluate.comparison import masks_own
-from cardiojax.predict import Prediction
+from cardiojax.experiment import run as experiment
+from cardiojax.experiment import stages
+from cardiojax.experiment.comparison import masks_own
+from cardiojax.models.prediction import Prediction
 from cardiojax.study import ED, ES, Study
 from cardiojax.units import LV, ef_percent
 from data_builders.phantom import phantom_dataset_builder as phantom
-from launch.cli import main
 
 CONFIG = dataclasses.replace(EXPERIMENT_PRESETS["tiny"], seeds=2, ablations=True)
 
@@ -60,7 +61,7 @@ def work(monkeypatch):
     monkeypatch.setattr(stages.sfera, "train", train)
     monkeypatch.setattr(stages.gaugan, "train", train)
     monkeypatch.setattr(stages, "load", value)
-    monkeypatch.setattr(stages, "Synthesizer", str)
+    monkeypatch.setattr(stages, "GauganModel", str)
     monkeypatch.setattr(stages.synthesize, "build", lambda painter, splits, folder, settings, real_ef: leave(
         folder, painter, settings))
     monkeypatch.setattr(stages.data, "open_split", lambda spec, folder, real=stages.data.open_split: (
@@ -153,7 +154,7 @@ class Oracle:
 
     def predict_split(self, split):
         for i in range(len(split)):
-            study = split.study(i)
+            study = split[i]
             edv, esv = study.volumes_ml * (1 + self.error * np.array([0.1, (-1)**i]))
             yield study, Prediction(study.study_id, edv, esv, float(ef_percent(edv, esv)), 5.0, 5.0, 4.0)
 
@@ -176,7 +177,7 @@ def test_the_report_says_what_was_found(two_datasets, tmp_path, monkeypatch, pic
     for module in ("sfera", "gaugan"):
         monkeypatch.setattr(getattr(stages, module), "train", train)
     monkeypatch.setattr(stages.synthesize, "build", paint)
-    monkeypatch.setattr(stages, "Synthesizer", Oracle)
+    monkeypatch.setattr(stages, "GauganModel", Oracle)
     monkeypatch.setattr(stages, "load", Oracle)
     words = ["experiment", "--preset", "tiny", "--first", "phantom/dsb_like", "--second", "phantom/ukb_like",
              "--data-dir", str(two_datasets), "--out", str(tmp_path)]

@@ -10,11 +10,11 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
+from cardiojax.cli.predict import phases_of, rows_of
 from cardiojax.errors import InputError, StudyError
 from cardiojax.phantom.dicom import write_study
 from cardiojax.readers import read_study
 from cardiojax.study import Study
-from launch.predict import phases_of, rows_of
 
 BOUNDED = settings(max_examples=150, deadline=None, derandomize=True,
                    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])

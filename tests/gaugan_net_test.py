@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from cardiojax import losses
 from cardiojax.errors import InputError
-from cardiojax.nets import neighbourhoods as sparse
 from cardiojax.nets.gaugan import Discriminator, Encoder, Generator, halved
 from cardiojax.nets.spade import Conv, Spade, label_map, power_iteration
+from cardiojax.ops import neighbourhoods as sparse
 from cardiojax.port import spade as port
+from cardiojax.train import losses
 
 
 def hearts(n=2, side=64):
@@ -31,7 +31,7 @@ def hearts(n=2, side=64):
 def test_parity_with_nvlabs(shared):
     """The fixture: every output, loss and gradient of NVlabs' own network, in PyTorch."""
     given = np.load(shared / "parity" / "spade_ngf2_64.npz")
-    g, d = Generator(size_px=64, ngf=2, sparse=False, rngs=nnx.Rngs(0)), Discriminator(ndf=4, rngs=nnx.Rngs(0))
+    g, d = Generator(size_px=64, ngf=2, rngs=nnx.Rngs(0)), Discriminator(ndf=4, rngs=nnx.Rngs(0))
     for module, prefix in ((g, "G/"), (d, "D/")):
         port.fill(module, {k.removeprefix(prefix): given[k] for k in given.files if k.startswith(prefix)})
     labels = jnp.asarray(given["label"][:, 0].astype(int))

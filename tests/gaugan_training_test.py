@@ -11,19 +11,19 @@ import pytest
 from PIL import Image
 
 import cardiojax
-from cardiojax import data, losses
-from cardiojax.config import Gaugan, GauganNet, Warp
+from cardiojax import data
+from cardiojax.config import AffineConfig, GauganConfig, GauganNetConfig
+from cardiojax.data.frames import Frames, halve_mask
 from cardiojax.errors import DataError, InputError, Preempted
-from cardiojax.frames import Frames, halve_mask
-from cardiojax.generate import double
+from cardiojax.models.gaugan import double
 from cardiojax.nets import gaugan as nets
-from cardiojax.train import gaugan, loop
-from cardiojax.train.parallel import How, Parallel
+from cardiojax.train import gaugan, loop, losses
+from cardiojax.train.parallel import Parallel, StepOptions
 from cardiojax.train.run import Run
 from conftest import terminate_at
 
-CONFIG = Gaugan(net=GauganNet(size_px=75, upsamplings="few", ngf=2, hidden=4, ndf=2, sparse=False), batch=8, steps=4,
-                augment=Warp(10.0, 4.0, 0.1, False), perceptual="none", evaluate_every=2, ema=0.5,
+CONFIG = GauganConfig(net=GauganNetConfig(size_px=75, upsamplings="few", ngf=2, hidden=4, ndf=2), batch=8, steps=4,
+                augment=AffineConfig(10.0, 4.0, 0.1, False), perceptual="none", evaluate_every=2, ema=0.5,
                 generator_rate=1e-3, discriminator_rate=1e-3)
 ONE = {"training": "phantom/dsb_like:train", "validation": "phantom/dsb_like:validation"}
 
@@ -96,7 +96,7 @@ def test_devices_and_modes_agree_on_gradients(frames, start, smooth):
     """Eight devices = one, pmap = jit; activations computed again = kept. G stays: Adam keeps only the signs of its
     first gradient."""
     still, found = dataclasses.replace(CONFIG, generator_rate=0.0), []
-    for mode, count, how in (("jit", 1, How()), ("jit", 8, How()), ("pmap", 8, How()), ("jit", 1, How(remat=True))):
+    for mode, count, how in (("jit", 1, StepOptions()), ("jit", 8, StepOptions()), ("pmap", 8, StepOptions()), ("jit", 1, StepOptions(remat=True))):
         task = gaugan.GauganTask(still, *frames, how=how)
         parallel = Parallel(task, mode, jax.devices()[:count])
         state, metrics = parallel.step(parallel.place(start), next(task.batches(0)), jax.random.key(2))
@@ -118,7 +118,7 @@ def test_one_update_by_hand(frames):
     all the same.
     """
     net = dataclasses.replace(CONFIG.net, dtype="bfloat16", style=True, norm="instance")
-    halting = gaugan.GauganTask(dataclasses.replace(CONFIG, net=net), *frames, how=How(accumulate=2))
+    halting = gaugan.GauganTask(dataclasses.replace(CONFIG, net=net), *frames, how=StepOptions(accumulate=2))
     for name, turn in (("discriminator_optimiser", 0), ("generator_optimiser", 1)):
         setattr(halting, name, gaugan.optax.adam(lambda count, turn=turn: 1e-3 * (count == turn), b1=0.0, b2=0.9))
     step, batch, before = jax.jit(halting.step), next(halting.batches(0)), halting.init(jax.random.key(0))
@@ -152,7 +152,7 @@ def test_a_run_shows_held_out_masks_and_generates(finished, frames):
     grid = np.asarray(Image.open(path / "samples" / "000004.png"))
     assert grid.shape == (3 * 75, 8 * 75, 3)
     model = cardiojax.load(path)
-    study = frames[1].split.study(0)
+    study = frames[1].split[0]
     masks = study.masks[..., 0]
     images = model.generate(masks)                       # the records' 150 pixels, of a run of 75
     assert images.shape == masks.shape
@@ -192,7 +192,7 @@ def test_frames_name_what_is_missing(frames, phantom_data):
             return len(split)
 
         def study(self, i):
-            return dataclasses.replace(split.study(i), masks=None)
+            return dataclasses.replace(split[i], masks=None)
 
     with pytest.raises(DataError, match="nothing:train has no masks"):
         Frames(NoMasks())

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 
 from cardiojax import data
+from cardiojax.cli.main import main
 from cardiojax.errors import InputError
 from cardiojax.train import hosts
-from launch.cli import main
 
 TRAIN = ("train", "sfera", "--preset", "tiny", "--data", "phantom/dsb_like:train", "--width", "2", "--spatial-features",
          "6", "--lstm-features", "5", "--batch", "4", "--evaluate-every", "2", "--steps", "6", "--data-dir")
@@ -21,7 +21,7 @@ TRAIN = ("train", "sfera", "--preset", "tiny", "--data", "phantom/dsb_like:train
 
 def local(data_dir: Path, run: Path, *more: str) -> subprocess.Popen:
     env = {**os.environ, "XLA_FLAGS": "", "JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}
-    return subprocess.Popen([sys.executable, "-m", "launch", "local", "--processes", "2", "--devices", "2", "--",
+    return subprocess.Popen([sys.executable, "-m", "cardiojax", "local", "--processes", "2", "--devices", "2", "--",
                              *TRAIN, str(data_dir), "--run", str(run), *more], cwd=Path(__file__).parents[1], env=env,
                             stderr=subprocess.PIPE, text=True)
 

@@ -5,8 +5,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cardiojax import masks, units
-from cardiojax.masks import Recipe, Shapes, recipes, signed_distance
+from cardiojax import units
+from cardiojax.synthesis import masks
+from cardiojax.synthesis.masks import Recipe, Shapes, recipes, signed_distance
 
 SIDE = 40
 
@@ -115,7 +116,7 @@ def test_signed_distance_by_hand():
 @pytest.mark.shared
 def test_real_masks_come_back_as_they_are_and_keep_their_labels(shared):
     """No step between two real frames opens a gap inside the wall or lets the LV touch the background anew."""
-    from cardiojax.preprocess import prepare
+    from cardiojax.preparation import prepare
     from cardiojax.readers import read_study
 
     study = prepare(read_study(shared / "acdc" / "training" / "patient001"))

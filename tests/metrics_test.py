@@ -2,9 +2,11 @@ import numpy as np
 import pytest
 from sklearn.linear_model import BayesianRidge
 
-from cardiojax import ridge
 from cardiojax.evaluate.metrics import Accumulator, agreement
-from cardiojax.train.sfera import Scaling, calibrated, volumes
+from cardiojax.models import ridge
+from cardiojax.models.sfera import Readout, Scaling, volumes_of
+from cardiojax.train.ridge import fit as fit_ridge
+from cardiojax.train.sfera import calibrated
 
 
 def test_agreement_by_hand():
@@ -34,7 +36,7 @@ def test_ridge_in_jax_is_scikit_learns():
     rng = np.random.default_rng(0)
     x = rng.normal(size=(40, 7))
     y = x @ rng.normal(size=(7, 2)) + rng.normal(0, 0.3, (40, 2)) + 5
-    mean, std = ridge.fit(x, y).predict(x[:9].astype(np.float32))
+    mean, std = fit_ridge(x, y).predict(x[:9].astype(np.float32))
     for k in range(2):
         expected = BayesianRidge().fit(x, y[:, k]).predict(x[:9], return_std=True)
         np.testing.assert_allclose(mean[:, k], expected[0], rtol=1e-4)
@@ -46,8 +48,8 @@ def test_ef_deviation_meets_sampling():
     fitted = ridge.Ridge(*(np.asarray(a, np.float32) for a in (
         np.zeros((2, 1)), [0.5, 0.2], [0.0], np.zeros((2, 1, 1)), [0.02**2, 0.015**2], 0.6)))
     scaling = Scaling(np.zeros(2, np.float32), np.full(2, 30, np.float32))
-    mean, std, ef, ef_std, _ = (np.asarray(a)[0] for a in volumes(
-        fitted, ridge.UNCALIBRATED, scaling, np.zeros((1, 1), np.float32), np.array([10.0], np.float32)))
+    mean, std, ef, ef_std, _ = (np.asarray(a)[0] for a in volumes_of(
+        Readout(fitted, ridge.UNCALIBRATED, scaling), np.zeros((1, 1), np.float32), np.array([10.0], np.float32)))
     np.testing.assert_allclose(mean, [150, 60], rtol=1e-5)
     np.testing.assert_allclose(std, [6, 4.5], rtol=1e-4)
     assert ef == pytest.approx(60, abs=1e-3)
@@ -67,7 +69,8 @@ def test_deviations_are_calibrated_on_studies_kept_aside():
     found = calibrated(fitted, scaling, x.astype(np.float32), truth, np.ones(4000, np.float32))
     np.testing.assert_allclose(found.factor[:2], [3, 5], rtol=0.03)
     assert found.far == pytest.approx(0.01 * (x**2).sum(1).max(), rel=1e-4)
-    mean, std_ml, _, ef_std, distance = volumes(fitted, found, scaling, x.astype(np.float32), np.ones(4000, np.float32))
+    mean, std_ml, _, ef_std, distance = volumes_of(Readout(fitted, found, scaling), x.astype(np.float32),
+                                                       np.ones(4000, np.float32))
     np.testing.assert_allclose(std_ml, std * found.factor[:2], rtol=1e-4)
     assert float(distance.max()) == pytest.approx(1, rel=1e-5)
     error = (100 * (1 - mean[:, 1] / mean[:, 0]) - 100 * (1 - truth[:, 1] / truth[:, 0])) / ef_std

@@ -2,7 +2,7 @@
 
 import pytest
 
-from launch.cli import main
+from cardiojax.cli.main import main
 
 SFERA = ["--width", "2", "--spatial-features", "6", "--lstm-features", "5", "--views", "1"]
 GAUGAN = ["--ngf", "2", "--hidden", "4", "--ndf", "2"]

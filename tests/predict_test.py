@@ -11,13 +11,13 @@ import pytest
 from pydicom.uid import ExplicitVRBigEndian, JPEGLosslessSV1, RLELossless
 
 from cardiojax import phantom
-from cardiojax.config import Sfera
+from cardiojax.cli.main import main
+from cardiojax.config import SferaConfig
 from cardiojax.errors import StudyError
+from cardiojax.models.sfera import SferaModel
 from cardiojax.phantom.dicom import write_study
-from cardiojax.predict import Predictor
 from cardiojax.readers import find_studies, read_dicom_study, read_nifti_cine, read_study
 from cardiojax.study import Study
-from launch.cli import main
 
 
 @pytest.fixture(scope="module")
@@ -183,8 +183,8 @@ def study(n=10, spacing_mm=8.0, **more):
     ({"ef_std": 16.0}, "EF is uncertain"), ({"distance": 3.0}, "unlike the training studies"),
     ({"ed_areas": np.array([3.0, 5, 4])}, "apex seems to be missing")])
 def test_a_study_is_referred_for_a_reason(changed, says):
-    predictor = Predictor.__new__(Predictor)
-    predictor.config = Sfera()
+    predictor = SferaModel.__new__(SferaModel)
+    predictor.config = SferaConfig()
     usual = {"study": study(), "mean_ml": (120, 50), "ef_std": 4.0, "distance": 0.5, "ed_areas": np.array([3.0, 5, 1])}
     reasons = predictor._reasons(**{**usual, **changed})
     assert reasons == [] if says is None else len(reasons) == 1 and says in reasons[0]
@@ -204,8 +204,8 @@ def test_predict_goes_on_where_it_stopped(run, tmp_path, monkeypatch):
         assert (tmp_path / "figures" / f"{row['study_id']}.png").stat().st_size > 1000
     (tmp_path / "out.csv").write_text(whole[:-20])                    # the last line as a killed process leaves it
     seen = []
-    original = Predictor.predict
-    monkeypatch.setattr(Predictor, "predict", lambda self, study: seen.append(study.study_id) or original(self, study))
+    original = SferaModel.predict
+    monkeypatch.setattr(SferaModel, "predict", lambda self, study: seen.append(study.study_id) or original(self, study))
     assert main([*words, "--resume"]) == 0
     assert (tmp_path / "out.csv").read_text() == whole
     assert seen == ["2"]

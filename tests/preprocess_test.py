@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cardiojax import phantom, preprocess
+from cardiojax import phantom, preparation
 from cardiojax.errors import StudyError
 from cardiojax.study import Study
 
@@ -20,7 +20,7 @@ def test_an_area_survives_resampling(row_mm, col_mm, y, x):
     shape = (int(240 / row_mm), int(240 / col_mm))
     mask = disc(shape, (row_mm, col_mm), (y, x), 30)
     stack = np.repeat(mask[None, :, :, None], 2, axis=-1).astype(np.uint8)
-    out, inside = preprocess.resample(stack, (row_mm, col_mm), np.zeros(2), order=0)
+    out, inside = preparation.resample(stack, (row_mm, col_mm), np.zeros(2), order=0)
     assert inside.all()
     assert out[..., 0].sum() == pytest.approx(np.pi * 30**2, rel=0.04)
     rows, cols = np.nonzero(out[0, :, :, 0])
@@ -31,7 +31,7 @@ def test_an_area_survives_resampling(row_mm, col_mm, y, x):
 def test_quantiles_and_range():
     rng = np.random.default_rng(0)
     study = Study("a", rng.normal(500, 100, (3, 160, 160, 2)), 8.0)
-    frames = preprocess.prepare(study, "image").frames
+    frames = preparation.prepare(study, "image").frames
     assert frames.dtype == np.uint8
     assert frames.shape == (3, 150, 150, 2)
     assert (frames == 0).mean() == pytest.approx(0.03, abs=0.005)
@@ -40,7 +40,7 @@ def test_quantiles_and_range():
 
 def test_a_small_image_is_padded_with_black():
     frames = np.random.default_rng(0).uniform(100, 200, (2, 100, 100, 2))
-    out = preprocess.prepare(Study("a", frames, 8.0), "image").frames
+    out = preparation.prepare(Study("a", frames, 8.0), "image").frames
     assert not out[:, :24].any()
     assert not out[:, :, 126:].any()
     assert out[:, 30:120, 30:120].any()
@@ -48,25 +48,25 @@ def test_a_small_image_is_padded_with_black():
 
 def test_a_flat_study_is_refused():
     with pytest.raises(StudyError, match="same value"):
-        preprocess.prepare(Study("a", np.ones((2, 160, 160, 2)), 8.0))
+        preparation.prepare(Study("a", np.ones((2, 160, 160, 2)), 8.0))
 
 
 def test_motion_centre_finds_a_heart_off_centre():
     ed, es = (disc((200, 200), (1.2, 1.2), (20, -25), r) for r in (30, 20))
     frames = np.stack([ed, es], axis=-1)[None].repeat(4, axis=0).astype(float)
-    np.testing.assert_allclose(preprocess.motion_centre_mm(Study("a", frames, 8.0, (1.2, 1.2))), [20, -25], atol=9)
+    np.testing.assert_allclose(preparation.motion_centre_mm(Study("a", frames, 8.0, (1.2, 1.2))), [20, -25], atol=9)
 
 
 def test_motion_centre_keeps_the_phantoms_lv():
     for index in range(4):
         study = phantom.study("dsb_like", index)
-        kept = preprocess.prepare(study).masks == 1
+        kept = preparation.prepare(study).masks == 1
         assert kept.sum() == pytest.approx((study.masks == 1).sum() * study.pixel_spacing_mm[0] ** 2, rel=0.02)
 
 
 def test_volumes_pass_through_and_trim_keeps_base_to_apex():
     study = phantom.study("ukb_like", 1)
-    trimmed = preprocess.trim(study)
+    trimmed = preparation.trim(study)
     assert (trimmed.masks[[0, -1]] == 1).any(axis=(1, 2, 3)).all()
     np.testing.assert_allclose(trimmed.volumes_from_masks_ml(), study.volumes_ml)
-    np.testing.assert_array_equal(preprocess.prepare(trimmed).volumes_ml, study.volumes_ml)
+    np.testing.assert_array_equal(preparation.prepare(trimmed).volumes_ml, study.volumes_ml)

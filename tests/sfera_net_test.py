@@ -8,30 +8,30 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from cardiojax.config import SFERA_PRESETS, SferaNet
-from cardiojax.nets import conv as convolution
+from cardiojax.config import SFERA_PRESETS, SferaNetConfig
+from cardiojax.models.sfera import network_shapes, new_network
 from cardiojax.nets.sfera import MaskedBatchNorm
-from cardiojax.train.sfera import model_shapes, new_model
+from cardiojax.ops import convolution as convolution
 
-TINY = SferaNet(size_px=75, width=2, blocks=5, spatial_features=6, lstm_features=5, dropout=0.0)
+TINY = SferaNetConfig(size_px=75, width=2, blocks=5, spatial_features=6, lstm_features=5, dropout=0.0)
 PARAMETERS = {"paper": 6_202_434, "small": 1_619_042, "tiny": 102_122}
 
 
 @pytest.mark.parametrize("preset", SFERA_PRESETS)
 def test_exact_parameter_count(preset):
-    _, shapes, _ = model_shapes(SFERA_PRESETS[preset].net)
+    _, shapes, _ = network_shapes(SFERA_PRESETS[preset].net)
     assert sum(np.prod(leaf.shape, dtype=int) for leaf in jax.tree.leaves(shapes)) == PARAMETERS[preset]
 
 
-def run(net, frames, n, budget=None, train=True):
+def run(net, frames, n, slice_budget=None, train=True):
     """Outputs of the real part, statistics and gradients of a loss over them."""
-    graph, params, stats = new_model(net, jax.random.key(3))
+    graph, params, stats = new_network(net, jax.random.key(3))
 
     @jax.jit
     def everything(params, frames, n):
         def loss(params):
             model = nnx.merge(graph, params, stats, copy=True)
-            out = model(frames, n, train=train, budget=budget)
+            out = model(frames, n, train=train, slice_budget=slice_budget)
             return (out.volumes ** 2).sum() + (out.areas ** 3).sum(), (out, nnx.state(model, nnx.BatchStat))
         return jax.value_and_grad(loss, has_aux=True)(params)
 
@@ -63,8 +63,8 @@ def test_padding_changes_nothing(stacks, readout):
 
 def test_packing_changes_nothing(stacks):
     frames, n = stacks
-    close(run(TINY, frames, n), run(TINY, frames, n, budget=14))
-    close(run(TINY, frames, n), run(TINY, frames, n, budget=13))
+    close(run(TINY, frames, n), run(TINY, frames, n, slice_budget=14))
+    close(run(TINY, frames, n), run(TINY, frames, n, slice_budget=13))
 
 
 def test_a_prediction_does_not_depend_on_its_companions(stacks):
@@ -124,4 +124,4 @@ def test_max_pool_leaves_an_odd_row_out():
 
 def test_too_many_blocks_are_refused():
     with pytest.raises(ValueError, match="at most 6"):
-        model_shapes(dataclasses.replace(TINY, blocks=7))
+        network_shapes(dataclasses.replace(TINY, blocks=7))

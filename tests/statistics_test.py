@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from cardiojax.evaluate import comparison, metrics, statistics
+from cardiojax.evaluate import metrics, statistics
+from cardiojax.experiment import comparison
 
 
 def test_icc_of_shrout_and_fleiss():

@@ -6,43 +6,42 @@ import jax
 import numpy as np
 import pytest
 
-from cardiojax import data, ridge
-from cardiojax.config import Sfera, SferaNet
+from cardiojax import data
+from cardiojax.config import SferaConfig, SferaNetConfig
 from cardiojax.errors import RunError
-from cardiojax.evaluate import synthesis
+from cardiojax.evaluate import fidelity
 from cardiojax.evaluate.metrics import ssim
+from cardiojax.models.ridge import UNCALIBRATED
+from cardiojax.models.sfera import Readout, Scaling, SferaModel, new_network
 from cardiojax.nets import vgg
-from cardiojax.predict import Predictor
-from cardiojax.train.sfera import Scaling, new_model
+from cardiojax.train.ridge import fit as fit_ridge
 
 
-def untrained() -> Predictor:
+def untrained() -> SferaModel:
     """A SFERA of random weights, with a ridge fitted to noise: it looks at images, that is all it is for."""
-    p = Predictor.__new__(Predictor)
-    p.config = Sfera(net=SferaNet(size_px=75, width=2, spatial_features=6, lstm_features=5, dropout=0.0), views=1)
-    p.graph, p.params, p.stats = new_model(p.config.net, jax.random.key(0))
-    p.scaling = Scaling(np.zeros(2, np.float32), np.full(2, 20, np.float32))
+    net = SferaNetConfig(size_px=75, width=2, spatial_features=6, lstm_features=5, dropout=0.0)
+    _, params, stats = new_network(net, jax.random.key(0))
     rng = np.random.default_rng(0)
-    p.calibration = ridge.UNCALIBRATED
-    p.ridge = ridge.fit(rng.normal(size=(40, 10)), [0.8, 0.4] + 0.1 * rng.normal(size=(40, 2)))
-    return p
+    readout = Readout(fit_ridge(rng.normal(size=(40, 10)), [0.8, 0.4] + 0.1 * rng.normal(size=(40, 2))), UNCALIBRATED,
+                      Scaling(np.zeros(2, np.float32), np.full(2, 20, np.float32)))
+    return SferaModel(SferaConfig(net=net, views=1), params, stats, readout, np.zeros(3))
 
 
 def test_frechet_of_two_known_clouds():
     """Same covariance, means 3 apart: 9. Same mean, deviations 1 and 2 in d dimensions: d · (2 − 1)²."""
     rng = np.random.default_rng(0)
     a = rng.normal(size=(500, 4))
-    assert synthesis.frechet(a, a) == pytest.approx(0, abs=1e-6)
-    assert synthesis.frechet(a, a + np.array([3, 0, 0, 0])) == pytest.approx(9, rel=1e-6)
+    assert fidelity.frechet(a, a) == pytest.approx(0, abs=1e-6)
+    assert fidelity.frechet(a, a + np.array([3, 0, 0, 0])) == pytest.approx(9, rel=1e-6)
     centred = a - a.mean(0)
-    assert synthesis.frechet(centred, 2 * centred) == pytest.approx(np.trace(np.cov(a, rowvar=False)), rel=1e-6)
+    assert fidelity.frechet(centred, 2 * centred) == pytest.approx(np.trace(np.cov(a, rowvar=False)), rel=1e-6)
 
 
 def test_kernel_by_hand():
     """Two points each, one feature: k(x, y) = (xy + 1)³."""
     a, b = np.array([[0.0], [1.0]]), np.array([[1.0], [2.0]])
     # within a: k(0,1) = 1; within b: k(1,2) = 27; across: (1 + 1 + 8 + 27) / 4
-    assert synthesis.kernel(a, b) == pytest.approx(1 + 27 - 2 * 37 / 4)
+    assert fidelity.kernel(a, b) == pytest.approx(1 + 27 - 2 * 37 / 4)
 
 
 def test_ssim_by_hand():
@@ -62,11 +61,11 @@ def test_lpips_is_zero_for_equal_images_and_weighs_the_layers():
             fin = width
     weights |= {f"lpips/{i}": np.ones(w, np.float32) for i, w in enumerate((4, 4, 6, 6, 6))}
     a, b = rng.uniform(-1, 1, (2, 2, 32, 32)).astype(np.float32)
-    assert np.asarray(synthesis.lpips(weights, a, a)[0]) == pytest.approx([0, 0])
-    distance = np.asarray(synthesis.lpips(weights, a, b)[0])
+    assert np.asarray(fidelity.lpips(weights, a, a)[0]) == pytest.approx([0, 0])
+    distance = np.asarray(fidelity.lpips(weights, a, b)[0])
     assert (distance > 0).all()
     doubled = weights | {f"lpips/{i}": 2 * weights[f"lpips/{i}"] for i in range(5)}
-    np.testing.assert_allclose(synthesis.lpips(doubled, a, b)[0], 2 * distance, rtol=1e-5)
+    np.testing.assert_allclose(fidelity.lpips(doubled, a, b)[0], 2 * distance, rtol=1e-5)
 
 
 def test_vgg_activations_stop_where_they_may():
@@ -82,7 +81,7 @@ def test_vgg_activations_stop_where_they_may():
 @pytest.mark.slow
 def test_the_real_images_are_judged_perfect(phantom_data, tmp_path, monkeypatch):
     monkeypatch.setenv("CARDIOJAX_WEIGHTS", str(tmp_path / "none"))
-    judge = synthesis.Judge(untrained(), data.open_split("phantom/dsb_like:validation", phantom_data))
+    judge = fidelity.Judge(untrained(), data.open_split("phantom/dsb_like:validation", phantom_data))
     known = {s.masks[..., t].tobytes(): s.frames[..., t] for s in judge.studies for t in (0, 1)}
 
     def painter(change):
@@ -106,4 +105,4 @@ def test_the_real_images_are_judged_perfect(phantom_data, tmp_path, monkeypatch)
 
 def test_a_judge_needs_a_sfera_run(tmp_path):
     with pytest.raises(RunError, match="not a run folder"):
-        synthesis.Judge(tmp_path, None)
+        fidelity.Judge(tmp_path, None)

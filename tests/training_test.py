@@ -12,15 +12,15 @@ import pytest
 import cardiojax
 from benchmarks.communication import collectives
 from cardiojax import data
-from cardiojax.config import Sfera, SferaNet
+from cardiojax.config import SferaConfig, SferaNetConfig
 from cardiojax.errors import DataError, InputError, Preempted, RunError, TrainingDiverged
-from cardiojax.nets import conv
+from cardiojax.preparation.batch import halve
 from cardiojax.train import loop, sfera
-from cardiojax.train.parallel import How, Parallel, gradients
+from cardiojax.train.parallel import Parallel, StepOptions, gradients
 from cardiojax.train.run import Run
 from conftest import terminate_at
 
-CONFIG = Sfera(net=SferaNet(size_px=75, width=2, spatial_features=6, lstm_features=5, dropout=0.1),
+CONFIG = SferaConfig(net=SferaNetConfig(size_px=75, width=2, spatial_features=6, lstm_features=5, dropout=0.1),
                batch=4, steps=4, evaluate_every=2, views=1, learning_rate=1e-2)
 ONE = {"training": "phantom/dsb_like:train", "validation": "phantom/dsb_like:validation"}
 
@@ -100,7 +100,7 @@ def one_step(task, batch, mode, devices):
     task.optimiser = optax.sgd(1.0)
     parallel = Parallel(task, mode, jax.devices()[:devices])
     state, metrics = parallel.step(parallel.place(task.init(jax.random.key(0))), batch, jax.random.key(3))
-    return jax.device_get((parallel.one(state).params, parallel.one(state).stats, metrics))
+    return jax.device_get((parallel.gathered(state).params, parallel.gathered(state).stats, metrics))
 
 
 def close(task, one, other):
@@ -123,16 +123,14 @@ def test_one_device_is_eight_and_jit_is_pmap(phantom_data):
 
 
 @pytest.mark.slow
-def test_each_device_packs_its_own_slices(phantom_data, monkeypatch):
+def test_each_device_packs_its_own_slices(phantom_data):
     """Packed is padded, on the same devices; and no image leaves its device."""
     task = task_of(phantom_data, dataclasses.replace(CONFIG, batch=8))
     for mode, devices in (("jit", 8), ("pmap", 2)):
         batch = next(task.batches(seed=0, devices=devices))
-        assert batch.groups == devices
-        assert batch.budget < batch.frames.shape[1] * 8 // devices
-        close(task, one_step(task, dataclasses.replace(batch, budget=None), mode, devices),
+        assert batch.slice_budget < batch.frames.shape[1] * 8 // devices
+        close(task, one_step(task, dataclasses.replace(batch, slice_budget=None), mode, devices),
               one_step(task, batch, mode, devices))
-    monkeypatch.setattr(conv, "BY_MATMUL", False)               # as on a GPU
     batch = next(task.batches(seed=0, devices=8))
     sent = collectives(Parallel(task).compiled(task.init(jax.random.key(0)), batch).as_text())
     assert set(sent) == {"all-reduce"}
@@ -157,19 +155,19 @@ def test_micro_batches_add_up():
 def test_accumulated_on_four_devices_is_on_one_and_remat_changes_nothing(phantom_data):
     splits = [data.open_split(ONE[k], phantom_data) for k in ("training", "validation")]
 
-    def stepped(how, devices):
-        task = sfera.SferaTask(dataclasses.replace(CONFIG, batch=8), *splits, how=how)
+    def stepped(options, devices):
+        task = sfera.SferaTask(dataclasses.replace(CONFIG, batch=8), *splits, options=options)
         return task, one_step(task, next(task.batches(seed=0)), "jit", devices)
 
-    task, one = stepped(How(accumulate=2), 1)
-    for how, devices in ((How(accumulate=2), 4), (How(accumulate=2, remat=True), 1)):
-        close(task, one, stepped(how, devices)[1])
+    task, one = stepped(StepOptions(accumulate=2), 1)
+    for options, devices in ((StepOptions(accumulate=2), 4), (StepOptions(accumulate=2, remat=True), 1)):
+        close(task, one, stepped(options, devices)[1])
 
 
 def test_a_dry_run_says_what_a_step_costs(phantom_data, tmp_path, caplog):
     with caplog.at_level("INFO", "cardiojax"):
         sfera.train(dataclasses.replace(CONFIG, batch=8), preset="tiny", training=ONE["training"], validation=None,
-                    data_dir=phantom_data, run=tmp_path / "run", how=How(dry_run=True))
+                    data_dir=phantom_data, run=tmp_path / "run", options=StepOptions(dry_run=True))
     assert "a step: 8 studies on 8 × cpu" in caplog.text
     count = sum(x.size for x in jax.tree.leaves(task_of(phantom_data).init(jax.random.key(0)).params))
     assert f"params {count:,}" in caplog.text
@@ -198,8 +196,8 @@ def test_re_estimated_statistics_are_those_of_the_training_studies(phantom_data)
     task = task_of(phantom_data, dataclasses.replace(CONFIG, batch=12))
     state = task.init(jax.random.key(0))
     stats = task.re_estimated(state.params, lambda batch: batch)
-    from cardiojax.nets.conv import conv
-    images = np.concatenate([data.halve(task.training.study(i).frames) for i in range(12)]) / np.float32(255)
+    from cardiojax.ops.convolution import conv
+    images = np.concatenate([halve(task.training[i].frames) for i in range(12)]) / np.float32(255)
     y = np.asarray(conv(images - 0.5, state.params["blocks"][0]["conv_0"]["kernel"][...]))
     found = stats["blocks"][0]["norm_0"]
     np.testing.assert_allclose(found["mean"][...], y.mean((0, 1, 2)), rtol=1e-3, atol=1e-5)
@@ -211,7 +209,7 @@ def test_predicting_a_record_is_evaluating_it(phantom_data, finished):
     from cardiojax import phantom
     model = cardiojax.load(finished[0])
     split = data.open_split("phantom/dsb_like:test", phantom_data)
-    for i, (study, p) in enumerate(model.predict_split(split, batch=3)):
+    for i, (study, p) in enumerate(model.predict_many(split, batch=3)):
         alone, read = model.predict(study), model.predict(phantom.study("dsb_like", 16 + i))
         for field in ("edv_ml", "esv_ml", "ef_percent", "edv_std_ml", "ef_std_percent"):
             assert getattr(alone, field) == pytest.approx(getattr(p, field), rel=1e-4)

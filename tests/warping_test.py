@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from cardiojax.masks import LV, MYOCARDIUM
 from cardiojax.study import Study
-from cardiojax.warping import warped
+from cardiojax.synthesis.masks import LV, MYOCARDIUM
+from cardiojax.synthesis.warping import warped
 
 
 def disc(radius, size=150, centre=(76, 72), wall=0.0):

@@ -1,1 +1,1 @@
-"""Throughput, latency, memory and FLOPs, beside PyTorch's. See `launch.bench`."""
+"""Throughput, latency, memory and FLOPs, beside PyTorch's. See `cardiojax.cli.bench`."""

@@ -8,16 +8,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from cardiojax import data, phantom, preprocess, records
-from cardiojax.config import GAUGAN_PRESETS, SFERA_PRESETS, Gaugan, Sfera
-from cardiojax.data import Batch, Split
-from cardiojax.frames import FrameBatch, Frames
-from cardiojax.generate import paint
+from cardiojax import data, phantom, preparation
+from cardiojax.config import GAUGAN_PRESETS, SFERA_PRESETS, GauganConfig, SferaConfig
+from cardiojax.data import Split, records
+from cardiojax.data.frames import FrameBatch, Frames
+from cardiojax.models.gaugan import GauganModel, new_networks, padded
+from cardiojax.models.ridge import UNCALIBRATED, Ridge
+from cardiojax.models.sfera import Readout, Scaling, SferaModel, new_network
 from cardiojax.nets.gaugan import padded_px
-from cardiojax.ridge import UNCALIBRATED, Ridge
-from cardiojax.train.gaugan import GauganTask, padded
+from cardiojax.preparation.batch import Batch
+from cardiojax.train.gaugan import GauganTask
 from cardiojax.train.parallel import Parallel
-from cardiojax.train.sfera import Scaling, SferaTask, features_of, new_model, volumes
+from cardiojax.train.sfera import SferaTask
 
 PHANTOMS = 16          # studies that stand for a dataset where none is named
 
@@ -42,7 +44,7 @@ class Spec:
         return f"{self.impl} {self.dtype}" + (" compiled" if self.compiled else "")
 
     @property
-    def config(self) -> Sfera | Gaugan:
+    def config(self) -> SferaConfig | GauganConfig:
         """The preset, without a perceptual network: neither side has one."""
         config = (SFERA_PRESETS if self.network == "sfera" else GAUGAN_PRESETS)[self.preset]
         config = dataclasses.replace(config, batch=self.batch or config.batch,
@@ -68,7 +70,7 @@ def split_of(spec: Spec) -> Split:
     if spec.data:
         return data.open_split(spec.data, Path(spec.data_dir))
     count = max(PHANTOMS, spec.config.batch if spec.network == "sfera" else 0)
-    return data.usable("phantom", [records.encode(preprocess.prepare(phantom.study("dsb_like", i)))
+    return data.usable("phantom", [records.encode(preparation.prepare(phantom.study("dsb_like", i)))
                                    for i in range(count)])
 
 
@@ -88,52 +90,49 @@ def training(spec: Spec) -> Workload:
     parallel = Parallel(task, devices=jax.devices()[:spec.devices])
     state, batch, key = task.init(jax.random.key(0)), next(task.batches(0, devices=spec.devices)), jax.random.key(1)
     flops = (parallel.compiled(state, batch).cost_analysis() or {}).get("flops")
-    held = [parallel.place(state)]
+    state = parallel.place(state)
 
     def call():
-        held[0], metrics = parallel.step(held[0], batch, key)
+        nonlocal state
+        state, metrics = parallel.step(state, batch, key)
         jax.block_until_ready(metrics)
 
     return Workload(call, spec.config.batch, "studies" if spec.task == "sfera" else "images", flops)
 
 
 def generation(spec: Spec) -> Workload:
+    """From masks on the device to images there, by the function that `GauganModel.generate` calls."""
     config, frames = spec.config, Frames(split_of(spec))
-    task = GauganTask(config, frames, frames)
-    state = jax.jit(task.init)(jax.random.key(0))
-    masks = jnp.asarray(padded(frames_of(frames, config).masks, task.size_px, "constant"))
-    arguments = task.generator, state.generator, state.generator_stats, masks, jnp.zeros((len(masks), 256))
-    flops = (paint.lower(*arguments).compile().cost_analysis() or {}).get("flops")
-    return Workload(lambda: jax.block_until_ready(paint(*arguments)), config.batch, "images", flops)
+    model = GauganModel(config.net, frames.labels, *new_networks(config.net, jax.random.key(0))[:2])
+    masks = jnp.asarray(padded(frames_of(frames, config).masks, padded_px(config.net.size_px, config.net.upsamplings),
+                               "constant"))
+    return Workload(lambda: jax.block_until_ready(model.apply(masks)), config.batch, "images", model.flops(masks))
 
 
-def frames_of(frames: Frames, config: Gaugan) -> FrameBatch:
+def frames_of(frames: Frames, config: GauganConfig) -> FrameBatch:
     """The same batch of frames for either side."""
     which = np.random.default_rng(0).choice(len(frames), config.batch, replace=False)
     return frames.batch(which, config.net.size_px)
 
 
-def studies_of(split: Split, config: Sfera) -> Batch:
+def studies_of(split: Split, config: SferaConfig) -> Batch:
     """The same batch of studies for either side."""
     return next(data.evaluation_batches(split, size_px=config.net.size_px, batch=config.batch,
                                         slices=data.max_slices(split)))
 
 
 def prediction(spec: Spec) -> Workload:
-    """From arrays on the host to volumes with deviations on the host, one view."""
-    config, split = spec.config, split_of(spec)
-    graph, params, stats = new_model(config.net, jax.random.key(0))
-    scaling, batch = Scaling.of(split), studies_of(split, config)
+    """From arrays on the host to volumes with deviations on the host, one view, by the function that
+    `SferaModel.predict` calls."""
+    config, split = dataclasses.replace(spec.config, views=1), split_of(spec)
+    _, params, stats = new_network(config.net, jax.random.key(0))
+    scaling, batch = Scaling.of(split.volumes_ml, split.slice_spacing_mm), studies_of(split, config)
     width = 2 * config.net.lstm_features
     zeros = np.zeros((2, width), np.float32)
     ridge = Ridge(zeros, np.zeros(2, np.float32), zeros[0], np.zeros((2, width, width), np.float32),
                   np.ones(2, np.float32), np.float32(0))
-
-    def call():
-        features, _ = features_of(graph, params, stats, batch, 1)
-        jax.device_get(volumes(ridge, UNCALIBRATED, scaling, features, batch.slice_spacing_mm))
-
-    return Workload(call, config.batch, "studies")
+    model = SferaModel(config, params, stats, Readout(ridge, UNCALIBRATED, scaling), np.zeros(3))
+    return Workload(lambda: jax.device_get(model.apply(batch)), config.batch, "studies")
 
 
 def reading(spec: Spec) -> Workload:

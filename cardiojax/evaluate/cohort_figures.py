@@ -6,11 +6,11 @@ from pathlib import Path
 import numpy as np
 
 from cardiojax import units
-from cardiojax.cohort import EDGES
 from cardiojax.data import Split
 from cardiojax.evaluate.figures import MASK_COLOURS, save, subplots
-from cardiojax.masks import Recipe, Shapes
 from cardiojax.study import ED, ES, Study
+from cardiojax.synthesis.cohort import EDGES
+from cardiojax.synthesis.masks import Recipe, Shapes
 
 STACK_EFS, SLICES = (20, 45, 70), 8         # Fig. 3: the studies next to these EFs (%)
 WORKFLOW = (Recipe("low_ed", 3), Recipe("low_es", 6), Recipe("low_es", 2), Recipe("high", 4), Recipe("high", 12))
@@ -21,7 +21,7 @@ def draw(real: Mapping[str, Split], synthetic: Mapping[str, Split], folder: Path
     folder.mkdir(parents=True, exist_ok=True)
     ef_histograms(real, synthetic, folder / "fig1_ef.png")
     split = next(iter(synthetic))
-    ancestors = (real[split].study(i) for i in range(len(real[split])))
+    ancestors = iter(real[split])
     workflow(next(s for s in ancestors if s.masks is not None and s.masks.any()), folder / "fig2_workflow.png")
     stacks(synthetic[split], folder / "fig3_stacks.png")
 
@@ -58,7 +58,7 @@ def workflow(study: Study, file: Path):
 def stacks(split: Split, file: Path):
     """Fig. 3: three studies of different EF, slices from base to apex, ED above ES."""
     efs = units.ef_percent(*split.volumes_ml.T)
-    studies = [split.study(int(np.abs(efs - wanted).argmin())) for wanted in STACK_EFS]
+    studies = [split[int(np.abs(efs - wanted).argmin())] for wanted in STACK_EFS]
     figure, axes = subplots(2 * len(studies), SLICES, (1.5 * SLICES, 3.1 * len(studies)))
     for i, study in enumerate(studies):
         at = np.linspace(0, len(study) - 1, SLICES).round().astype(int)

@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from cardiojax.evaluate.metrics import agreement
-from cardiojax.predict import Prediction
+from cardiojax.models.sfera import Prediction
 from cardiojax.study import Study
 
 MASK_COLOURS = np.array([(20, 20, 28), (214, 64, 69), (88, 180, 110), (66, 120, 200)], np.uint8)   # by label

@@ -10,25 +10,25 @@ import numpy as np
 from PIL import Image
 
 from cardiojax.data import Split
+from cardiojax.data.frames import PREVIEWS, Frames
 from cardiojax.evaluate import figures, statistics
+from cardiojax.evaluate.fidelity import Judge
 from cardiojax.evaluate.metrics import MEASURES, Accumulator, agreement, with_ef
-from cardiojax.evaluate.synthesis import Judge
-from cardiojax.frames import Frames
-from cardiojax.generate import Synthesizer
-from cardiojax.predict import Predictor
-from cardiojax.preprocess import SIZE_PX
-from cardiojax.train.gaugan import PREVIEWS
-from cardiojax.train.run import commit, write_text
+from cardiojax.files import write_text
+from cardiojax.models.gaugan import GauganModel
+from cardiojax.models.sfera import SferaModel
+from cardiojax.preparation import SIZE_PX
+from cardiojax.provenance import commit
 
 NAMES = {"edv": "EDV (ml)", "esv": "ESV (ml)", "ef": "EF (points)"}
 
 
-def evaluate(predictor: Predictor, split: Split, out: Path) -> dict:
+def evaluate(model: SferaModel, split: Split, out: Path) -> dict:
     """Predict every study of a split and write all of the above into `out`. Returns what metrics.json holds."""
     out.mkdir(parents=True, exist_ok=True)
-    accumulator = Accumulator(predictor.mean_predictor)
+    accumulator = Accumulator(model.mean_predictor)
     rows = []
-    for study, p in predictor.predict_split(split):
+    for study, p in model.predict_many(split):
         assert study.volumes_ml is not None          # `open_split` has left such studies out
         accumulator.add(np.array([[p.edv_ml, p.esv_ml]]), study.volumes_ml[None])
         true = with_ef(np.asarray(study.volumes_ml, np.float64)[None])[0]
@@ -41,8 +41,8 @@ def evaluate(predictor: Predictor, split: Split, out: Path) -> dict:
               "subgroups": {group: {"n": int(which.sum()), **{
                   name: agreement(predicted[which, k], truth[which, k]) for k, name in enumerate(MEASURES)}}
                   for group, which in groups.items() if which.any()},
-              "n": len(rows), "run": str(predictor.path), "data": split.name,
-              "seed": predictor.settings["seed"], "commit": commit()}
+              "n": len(rows), "run": str(model.path), "data": split.name,
+              "seed": model.settings["seed"], "commit": commit()}
     with (out / "predictions.csv").open("w", newline="") as stream:
         writer = csv.DictWriter(stream, list(rows[0]))
         writer.writeheader()
@@ -53,7 +53,7 @@ def evaluate(predictor: Predictor, split: Split, out: Path) -> dict:
     return result
 
 
-def judge(painter: Synthesizer, judge_run: Path, split: Split, out: Path) -> dict:
+def judge(painter: GauganModel, judge_run: Path, split: Split, out: Path) -> dict:
     """Measure a GauGAN on the held-out masks of a split: metrics.json, samples.png, report.html in `out`."""
     out.mkdir(parents=True, exist_ok=True)
     by = Judge(judge_run, split)

@@ -13,7 +13,7 @@ from flax import nnx
 from jaxtyping import Array, Float, Int
 
 from cardiojax.errors import InputError
-from cardiojax.nets.spade import Conv, LabelMap, Norm, Spade, instance_norm, label_map, xavier
+from cardiojax.nets.spade import LabelMap, Norm, Spade, SpectralConv, instance_norm, label_map, xavier
 
 Upsamplings = Literal["few", "normal", "more", "most"]
 UPSAMPLINGS = {"few": 4, "normal": 5, "more": 6, "most": 7}
@@ -51,11 +51,11 @@ class SpadeBlock(nnx.Module):
     def __init__(self, fin: int, fout: int, classes: int, hidden: int, norm: Norm, dtype, rngs: nnx.Rngs):
         middle = min(fin, fout)
         self.norm_0, self.norm_1 = (Spade(c, classes, hidden, norm, dtype, rngs) for c in (fin, middle))
-        self.conv_0 = Conv(fin, middle, 3, dtype, rngs, spectral=True)
-        self.conv_1 = Conv(middle, fout, 3, dtype, rngs, spectral=True)
+        self.conv_0 = SpectralConv(fin, middle, 3, dtype, rngs, spectral=True)
+        self.conv_1 = SpectralConv(middle, fout, 3, dtype, rngs, spectral=True)
         if fin != fout:
             self.norm_s = Spade(fin, classes, hidden, norm, dtype, rngs)
-            self.conv_s = Conv(fin, fout, 1, dtype, rngs, bias=False, spectral=True)
+            self.conv_s = SpectralConv(fin, fout, 1, dtype, rngs, bias=False, spectral=True)
         else:
             self.norm_s = self.conv_s = None
 
@@ -75,22 +75,21 @@ class Generator(nnx.Module):
 
     def __init__(self, *, size_px: int, classes: int = 4, channels: int = 1, ngf: int = 64,
                  upsamplings: Upsamplings = "normal", hidden: int = 128, norm: Norm = "syncbatch",
-                 style: bool = False, sparse: bool = True, dtype=jnp.float32, remat: bool = False, rngs: nnx.Rngs):
+                 style: bool = False, dtype=jnp.float32, remat: bool = False, rngs: nnx.Rngs):
         check_size(size_px, upsamplings)
-        self.classes, self.upsamplings, self.sparse, self.dtype = classes, upsamplings, sparse, dtype
-        self.remat = remat
+        self.classes, self.upsamplings, self.dtype, self.remat = classes, upsamplings, dtype, remat
         side = size_px // 2 ** UPSAMPLINGS[upsamplings]
         self.encoder = Encoder(size_px, channels, ngf, dtype, rngs) if style else None
         if style:
             self.fc = nnx.Linear(STYLE, 16 * ngf * side**2, dtype=dtype, kernel_init=xavier, rngs=rngs)
         else:
-            self.fc = Conv(classes, 16 * ngf, 3, dtype, rngs)
+            self.fc = SpectralConv(classes, 16 * ngf, 3, dtype, rngs)
         widths = [16 * ngf, 8 * ngf, 4 * ngf, 2 * ngf, ngf] + ([ngf // 2] if upsamplings == "most" else [])
         self.head, self.middle_0, self.middle_1, *up = (
             SpadeBlock(a, b, classes, hidden, norm, dtype, rngs)
             for a, b in [(widths[0], widths[0])] * 3 + list(itertools.pairwise(widths)))
         self.up = nnx.List(up)
-        self.image = Conv(widths[-1], channels, 3, dtype, rngs)
+        self.image = SpectralConv(widths[-1], channels, 3, dtype, rngs)
 
     def blocks(self) -> list[tuple[SpadeBlock, bool]]:
         """In order, each with whether its input is upsampled first."""
@@ -101,7 +100,7 @@ class Generator(nnx.Module):
         """The label maps at the side of every block; made once, they serve several passes."""
         side = labels.shape[1] // 2 ** UPSAMPLINGS[self.upsamplings]
         sides = [side * 2**i for i in range(UPSAMPLINGS[self.upsamplings] + 1)]
-        return {s: label_map(labels, s, self.classes, self.sparse) for s in sides}
+        return {s: label_map(labels, s, self.classes) for s in sides}
 
     def __call__(self, maps: dict[int, LabelMap], *, train: bool = False, style: Float[Array, "n 256"] | None = None,
                  axis_name: str | None = None) -> Float[Array, "n h w c"]:
@@ -132,7 +131,7 @@ class Encoder(nnx.Module):
         while side > 5:
             widths.append(min(8 * ngf, widths[-1] * 2 if len(widths) > 1 else ngf))
             side = (side + 1) // 2
-        self.convs = nnx.List([Conv(a, b, 3, dtype, rngs, stride=2, pad=1, bias=False, spectral=True)
+        self.convs = nnx.List([SpectralConv(a, b, 3, dtype, rngs, stride=2, pad=1, bias=False, spectral=True)
                                for a, b in itertools.pairwise(widths)])
         self.mean, self.log_variance = (
             nnx.Linear(side * side * widths[-1], STYLE, dtype=dtype, kernel_init=xavier, rngs=rngs) for _ in range(2))
@@ -150,11 +149,11 @@ class PatchDiscriminator(nnx.Module):
 
     def __init__(self, fin: int, ndf: int, dtype, rngs: nnx.Rngs):
         widths = [ndf, 2 * ndf, 4 * ndf, 8 * ndf]
-        first = Conv(fin, ndf, 4, dtype, rngs, stride=2, pad=2)
-        inner = [Conv(a, b, 4, dtype, rngs, stride=s, pad=2, bias=False, spectral=True)
+        first = SpectralConv(fin, ndf, 4, dtype, rngs, stride=2, pad=2)
+        inner = [SpectralConv(a, b, 4, dtype, rngs, stride=s, pad=2, bias=False, spectral=True)
                  for (a, b), s in zip(itertools.pairwise(widths), (2, 2, 1), strict=True)]
         self.convs = nnx.List([first, *inner])
-        self.score = Conv(widths[-1], 1, 4, dtype, rngs, pad=2)
+        self.score = SpectralConv(widths[-1], 1, 4, dtype, rngs, pad=2)
 
     def __call__(self, x: Float[Array, "n h w c"]) -> list[Float[Array, "n p q o"]]:
         features = []

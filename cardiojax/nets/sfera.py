@@ -8,7 +8,9 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
-from cardiojax.nets.conv import Conv, max_pool_2x2
+from cardiojax.ops.convolution import conv
+from cardiojax.ops.packing import on_real_slices
+from cardiojax.ops.pooling import max_pool_2x2
 
 MOMENTUM = 0.9             # share of the old value in the running statistics
 TYPICAL_SLICES = 10.0      # keeps the summed features of a stack of the order of one slice's
@@ -51,6 +53,17 @@ class MaskedBatchNorm(nnx.Module):
         variance = jnp.maximum(square - mean**2, 0.0)
         factor = self.scale[...] * jax.lax.rsqrt(variance + self.epsilon)
         return x * factor.astype(x.dtype) + (self.bias[...] - mean * factor).astype(x.dtype)
+
+
+class Conv(nnx.Module):
+    """A convolution without bias ("SAME"): a float32 kernel, computed in `dtype`."""
+
+    def __init__(self, fin: int, fout: int, side: int, dtype, rngs: nnx.Rngs):
+        self.kernel = nnx.Param(nnx.initializers.he_normal()(rngs.params(), (side, side, fin, fout), jnp.float32))
+        self.dtype = dtype
+
+    def __call__(self, x):
+        return conv(x.astype(self.dtype), self.kernel[...].astype(self.dtype))
 
 
 class ResidualBlock(nnx.Module):
@@ -106,7 +119,7 @@ class Sfera(nnx.Module):
         return nnx.relu(self.spatial(x.reshape(len(x), -1))).astype(jnp.float32)
 
     def __call__(self, frames: Float[Array, "b s h w 2"], n_slices: Int[Array, " b"], *, train: bool = False,
-                 budget: int | None = None, dropout_keys: Array | None = None, axis_name: str | None = None
+                 slice_budget: int | None = None, dropout_keys: Array | None = None, axis_name: str | None = None
                  ) -> SferaOutput:
         """frames in [0, 1]; the first `n_slices` of each stack are real. Padding changes nothing.
 
@@ -116,15 +129,8 @@ class Sfera(nnx.Module):
         """
         b, s = frames.shape[:2]
         real = jnp.arange(s) < n_slices[:, None]
-        flat = frames.reshape(b * s, *frames.shape[2:])
-        if budget is None or budget >= b * s:
-            spatial = self.encode(flat, real.reshape(-1).astype(jnp.float32), train, axis_name)
-        else:
-            (at,) = jnp.nonzero(real.reshape(-1), size=budget, fill_value=b * s)
-            packed = jnp.take(flat, at, axis=0, mode="fill", fill_value=0.0)
-            encoded = self.encode(packed, (at < b * s).astype(jnp.float32), train, axis_name)
-            spatial = jnp.zeros((b * s, encoded.shape[-1]), encoded.dtype).at[at].set(encoded, mode="drop")
-        spatial = spatial.reshape(b, s, -1) * real[..., None]
+        spatial = on_real_slices(lambda images, weight: self.encode(images, weight, train, axis_name), frames, real,
+                                 slice_budget)
         if dropout_keys is not None and self.dropout > 0:
             keep = jax.vmap(lambda k: jax.random.bernoulli(k, 1 - self.dropout, spatial.shape[-1:]))(dropout_keys)
             spatial = spatial * keep[:, None] / (1 - self.dropout)

@@ -13,13 +13,12 @@ from flax import nnx
 from jax import lax
 from jaxtyping import Array, Float, Int
 
-from cardiojax.nets.conv import conv
-from cardiojax.nets.neighbourhoods import Neighbourhoods, Weights, dense, modulation, neighbourhoods
+from cardiojax.ops.convolution import conv
+from cardiojax.ops.neighbourhoods import Neighbourhoods, Weights, modulation, neighbourhoods
 
 Norm = Literal["syncbatch", "batch", "instance"]
 MOMENTUM = 0.1             # share of the new value in the running statistics (torch's)
 EPSILON = 1e-5
-SPARSE_FROM_PX = 16        # below, a label map has hardly fewer neighbourhoods than pixels
 xavier = nnx.initializers.variance_scaling(0.02**2, "fan_avg", "normal")
 
 
@@ -27,7 +26,7 @@ class SpectralVector(nnx.BatchStat):
     """u or v of a spectral norm: kept with the running statistics, but not re-estimated as they are."""
 
 
-class Conv(nnx.Module):
+class SpectralConv(nnx.Module):
     """A convolution with bias, optionally spectrally normalised: kernel / σ with σ = vᵀ·W·u.
 
     u and v are constants of the forward pass; `power_iteration` moves them, once before every training pass.
@@ -72,12 +71,12 @@ def _unit(x):
 def power_iteration(module: nnx.Module):
     """One iteration of every spectral norm in `module`: what torch does at the start of a train-mode forward."""
     for _, part in nnx.iter_modules(module):
-        if isinstance(part, Conv) and part.u is not None:
+        if isinstance(part, SpectralConv) and part.u is not None:
             part.power_iteration()
 
 
 class LabelMap(NamedTuple):
-    """Label maps at one resolution, with their neighbourhoods where looking γ and β up pays."""
+    """Label maps at one resolution, with what looking γ and β up needs where that pays (`ops.neighbourhoods`)."""
 
     labels: Int[Array, "n h w"]
     neighbourhoods: Neighbourhoods | None
@@ -86,11 +85,11 @@ class LabelMap(NamedTuple):
         return jax.nn.one_hot(self.labels, classes, dtype=dtype)
 
 
-def label_map(labels: Int[Array, "n h w"], side: int, classes: int, sparse: bool = True) -> LabelMap:
+def label_map(labels: Int[Array, "n h w"], side: int, classes: int) -> LabelMap:
     """Label maps at `side` pixels: the top-left pixel of each block, as torch's nearest resize takes."""
     factor = labels.shape[1] // side
     small = labels[:, ::factor, ::factor].astype(jnp.int32)
-    return LabelMap(small, neighbourhoods(small, classes) if sparse and small.shape[1] >= SPARSE_FROM_PX else None)
+    return LabelMap(small, neighbourhoods(small, classes))
 
 
 class Spade(nnx.Module):
@@ -104,8 +103,8 @@ class Spade(nnx.Module):
     variance: Any
 
     def __init__(self, channels: int, classes: int, hidden: int, norm: Norm, dtype, rngs: nnx.Rngs):
-        self.shared = Conv(classes, hidden, 3, dtype, rngs)
-        self.gamma_beta = Conv(hidden, 2 * channels, 3, dtype, rngs)
+        self.shared = SpectralConv(classes, hidden, 3, dtype, rngs)
+        self.gamma_beta = SpectralConv(hidden, 2 * channels, 3, dtype, rngs)
         # drawn apart: as one kernel they would be counted as twice as wide, and come out smaller
         self.gamma_beta.kernel.set_value(jnp.concatenate(
             [xavier(rngs.params(), (3, 3, hidden, channels), jnp.float32) for _ in range(2)], axis=-1))
@@ -117,11 +116,7 @@ class Spade(nnx.Module):
                  ) -> Float[Array, "n h w c"]:
         weights = Weights(*(p[...].astype(self.dtype) for c in (self.shared, self.gamma_beta)
                             for p in (c.kernel, c.bias)))
-        if where.neighbourhoods is None:
-            gamma_beta = dense(where.labels, weights)
-        else:
-            gamma_beta = modulation(where.neighbourhoods, where.labels, weights)
-        gamma, beta = jnp.split(gamma_beta, 2, axis=-1)
+        gamma, beta = jnp.split(modulation(where.neighbourhoods, where.labels, weights), 2, axis=-1)
         return self.normalised(x, train, axis_name) * (1 + gamma) + beta
 
     def normalised(self, x, train: bool, axis_name: str | None):

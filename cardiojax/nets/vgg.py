@@ -10,7 +10,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from cardiojax.nets.conv import conv, max_pool_2x2
+from cardiojax.ops.convolution import conv
+from cardiojax.ops.pooling import max_pool_2x2
 
 Kind = Literal["vgg16", "vgg19"]
 DEPTHS = {"vgg16": (2, 2, 3, 3, 3), "vgg19": (2, 2, 4, 4, 4)}

@@ -8,17 +8,18 @@ from pathlib import Path
 import numpy as np
 from flax import nnx
 
-from cardiojax.config import GauganNet
+from cardiojax.config import GauganNetConfig
 from cardiojax.errors import InputError, RunError
-from cardiojax.generate import net_config, read_model
+from cardiojax.files import write_arrays, write_text
+from cardiojax.models.gaugan import build_discriminator, build_generator, net_config, read_model, split_net
+from cardiojax.models.saved import FORMAT, flatten, read_config
 from cardiojax.nets.gaugan import UPSAMPLINGS, Upsamplings
 from cardiojax.port import foreign
 from cardiojax.port.spade import fill, to_nvlabs
-from cardiojax.train import run as runs
-from cardiojax.train.gaugan import build_discriminator, build_generator, split_net
+from cardiojax.provenance import commit, versions
 
 
-def bring(source: Path, target: Path, discriminator: Path | None, upsamplings: Upsamplings) -> GauganNet:
+def bring(source: Path, target: Path, discriminator: Path | None, upsamplings: Upsamplings) -> GauganNetConfig:
     """Write the run folder `target`. Raises InputError where the weights are no SPADE, or `target` is taken."""
     arrays = foreign.read(source)
     theirs = {part: {k.removeprefix(f"{part}/"): v for k, v in arrays.items() if k.startswith(f"{part}/")}
@@ -36,16 +37,16 @@ def bring(source: Path, target: Path, discriminator: Path | None, upsamplings: U
         fill(module, theirs[key])
         _, model[name], model[f"{name}_stats"] = split_net(module)
     target.mkdir(parents=True, exist_ok=True)
-    runs.write_text(target / "config.json", json.dumps({
-        "format": runs.FORMAT, "task": "gaugan", "preset": "ported", "config": {"net": dataclasses.asdict(net)},
+    write_text(target / "config.json", json.dumps({
+        "format": FORMAT, "task": "gaugan", "preset": "ported", "config": {"net": dataclasses.asdict(net)},
         "labels": list(range(net.classes)), "seed": None, "data": {"training": f"NVlabs/SPADE weights {source.name}"},
-        "parent": None, "versions": runs.versions(), "commit": runs.commit()}, indent=2))
-    runs.write_arrays(target / "model.npz", model)
+        "parent": None, "versions": versions(), "commit": commit()}, indent=2))
+    write_arrays(target / "model.npz", flatten(model))
     return net
 
 
 def net_of(generator: dict[str, np.ndarray], discriminator: dict[str, np.ndarray], upsamplings: Upsamplings,
-           source: Path) -> GauganNet:
+           source: Path) -> GauganNetConfig:
     """The settings that the tensors' shapes tell. Raises InputError, naming what is missing."""
     needed = ("fc.weight", "conv_img.weight", "head_0.norm_0.mlp_shared.0.weight")
     if missing := [n for n in needed if n not in generator]:
@@ -59,7 +60,7 @@ def net_of(generator: dict[str, np.ndarray], discriminator: dict[str, np.ndarray
     channels = generator["conv_img.weight"].shape[0]
     if shapes and shapes[0][1] != classes + channels:
         raise InputError(f"the discriminator sees {shapes[0][1]} channels, not {classes} labels + {channels}")
-    return GauganNet(
+    return GauganNetConfig(
         size_px=2 ** UPSAMPLINGS[upsamplings] * 8, upsamplings=upsamplings, classes=classes, channels=channels,
         ngf=width // 16, hidden=generator["head_0.norm_0.mlp_shared.0.weight"].shape[0],
         norm="syncbatch" if "head_0.norm_0.param_free_norm.running_mean" in generator else "instance",
@@ -68,7 +69,7 @@ def net_of(generator: dict[str, np.ndarray], discriminator: dict[str, np.ndarray
 
 def export(run: Path, target: Path):
     """A run's generator and discriminator as one NVlabs state dict, names below "G/" and "D/"."""
-    settings = runs.read_config(run)
+    settings = read_config(run)
     if settings["task"] != "gaugan":
         raise RunError(f"{run} is a {settings['task']} run, not a GauGAN")
     net = net_config(settings["config"])
@@ -82,7 +83,7 @@ def export(run: Path, target: Path):
             nnx.update(module, params, stats)
             arrays |= {f"{key}/{name}": array for name, array in to_nvlabs(module).items()}
     if target.suffix == ".npz":
-        runs.write_arrays(target, arrays)
+        write_arrays(target, arrays)
     elif target.suffix in (".pth", ".pt"):
         try:
             import torch

@@ -6,10 +6,10 @@ from pathlib import Path
 import numpy as np
 
 from cardiojax.errors import InputError
+from cardiojax.files import write_arrays
+from cardiojax.models.perceptual import weights_file
 from cardiojax.nets import vgg
-from cardiojax.perceptual import weights_file
 from cardiojax.port import foreign
-from cardiojax.train.run import write_arrays
 
 KERAS_MEAN_BGR = (103.939, 116.779, 123.68)      # subtracted there, from 0–255
 

@@ -13,20 +13,29 @@ import optax
 from flax import nnx
 from jaxtyping import Array, Int
 
-from cardiojax import data, losses, perceptual
-from cardiojax.augment import augment_frames, study_keys
-from cardiojax.config import Gaugan as GauganConfig
-from cardiojax.config import GauganNet, jax_dtype
+from cardiojax import data
+from cardiojax.config import GauganConfig
+from cardiojax.data.frames import PREVIEWS, FrameBatch, Frames, training_batches
 from cardiojax.errors import DataError, RunError
 from cardiojax.evaluate import figures
+from cardiojax.evaluate.fidelity import Judge
 from cardiojax.evaluate.metrics import ssim
-from cardiojax.frames import FrameBatch, Frames, training_batches
-from cardiojax.nets.gaugan import STYLE, Discriminator, Generator, padded_px
+from cardiojax.models import perceptual
+from cardiojax.models.gaugan import (
+    GauganModel,
+    build_discriminator,
+    build_generator,
+    net_config,
+    new_networks,
+    padded,
+    read_model,
+)
+from cardiojax.models.saved import read_config
+from cardiojax.nets.gaugan import STYLE, Discriminator, padded_px
 from cardiojax.nets.spade import MOMENTUM, SpectralVector, power_iteration
-from cardiojax.train import loop, parallel
-from cardiojax.train.run import read_config
+from cardiojax.preparation.augment import augment_frames, study_keys
+from cardiojax.train import loop, losses, parallel
 
-PREVIEWS = 8               # held-out masks that are rendered at every evaluation
 STATISTICS_BATCHES = 20    # of training masks, that the averaged generator's statistics are re-estimated from
 
 
@@ -47,42 +56,12 @@ class State:
     discriminator_opt: optax.OptState
 
 
-def build_generator(net: GauganNet, rngs: nnx.Rngs, remat: bool = False) -> Generator:
-    return Generator(size_px=padded_px(net.size_px, net.upsamplings), classes=net.classes, channels=net.channels,
-                     ngf=net.ngf, upsamplings=net.upsamplings, hidden=net.hidden, norm=net.norm, style=net.style,
-                     sparse=net.sparse, dtype=jax_dtype(net.dtype), remat=remat, rngs=rngs)
-
-
-def build_discriminator(net: GauganNet, rngs: nnx.Rngs) -> Discriminator:
-    return Discriminator(classes=net.classes, channels=net.channels, ndf=net.ndf, scales=net.scales,
-                         dtype=jax_dtype(net.dtype), rngs=rngs)
-
-
-def split_net(net: nnx.Module) -> tuple[nnx.GraphDef, nnx.State, nnx.State]:
-    """Graphdef, parameters, statistics."""
-    return nnx.split(net, nnx.Param, nnx.BatchStat)
-
-
-@functools.partial(jax.jit, static_argnames="net")
-def new_model(net: GauganNet, key: Array) -> tuple[nnx.State, nnx.State, nnx.State, nnx.State]:
-    """Random parameters and first statistics of a generator, and of a discriminator."""
-    generator_key, discriminator_key = jax.random.split(key)
-    return (*split_net(build_generator(net, nnx.Rngs(generator_key)))[1:],
-            *split_net(build_discriminator(net, nnx.Rngs(discriminator_key)))[1:])
-
-
-def padded(array: Array, size_px: int, mode: str) -> Array:
-    """(B, H, W, …) padded about its centre to `size_px`."""
-    low = (size_px - array.shape[1]) // 2
-    high = size_px - array.shape[1] - low
-    return jnp.pad(array, [(0, 0), (low, high), (low, high)] + [(0, 0)] * (array.ndim - 3), mode=mode)
-
-
 class GauganTask:
     """`init`, `step` and `evaluate` of one training run; `step` is pure and is jitted by the caller."""
 
     def __init__(self, config: GauganConfig, training: Frames, validation: Frames, features=None,
-                 init: tuple[nnx.State, ...] | None = None, judge=None, how: parallel.How = parallel.PLAIN):
+                 init: tuple[nnx.State, ...] | None = None, judge: Judge | None = None,
+                 options: parallel.StepOptions = parallel.DEFAULT):
         """features: the perceptual network; init: the model to start from; judge: held-out figures of a generator.
 
         Raises DataError for labels that the network has no room for, and for held-out ones not in the training data.
@@ -91,10 +70,10 @@ class GauganTask:
             raise DataError(f"the masks hold label {max(training.labels)}; --classes {config.net.classes} is too few")
         if unseen := sorted(set(validation.labels) - set(training.labels)):
             raise DataError(f"{validation.split.name} has label {unseen[0]}, which {training.split.name} never shows")
-        self.config, self.training, self.validation, self.how = config, training, validation, how
-        self.features, self.fixed, self.judge, self.parent = features, getattr(features, "weights", ()), judge, init
+        self.config, self.training, self.validation, self.options = config, training, validation, options
+        self.features, self.constants, self.judge, self.parent = features, getattr(features, "weights", ()), judge, init
         self.size_px = padded_px(config.net.size_px, config.net.upsamplings)
-        self.generator = nnx.graphdef(nnx.eval_shape(lambda: build_generator(config.net, nnx.Rngs(0), how.remat)))
+        self.generator = nnx.graphdef(nnx.eval_shape(lambda: build_generator(config.net, nnx.Rngs(0), options.remat)))
         self.discriminator = nnx.graphdef(nnx.eval_shape(lambda: build_discriminator(config.net, nnx.Rngs(0))))
         self.generator_optimiser, self.discriminator_optimiser = (
             optax.adam(self._schedule(rate), b1=0.0, b2=0.9)
@@ -108,7 +87,8 @@ class GauganTask:
                                      optax.linear_schedule(rate, 0.0, self.config.steps - start)], [start])
 
     def init(self, key: Array) -> State:
-        generator, generator_stats, discriminator, discriminator_stats = self.parent or new_model(self.config.net, key)
+        networks = self.parent or new_networks(self.config.net, key)
+        generator, generator_stats, discriminator, discriminator_stats = networks
         return State(jnp.zeros((), jnp.int32), generator, generator_stats, discriminator, discriminator_stats,
                      jax.tree.map(jnp.copy, generator), self.generator_optimiser.init(generator),
                      self.discriminator_optimiser.init(discriminator))
@@ -117,7 +97,7 @@ class GauganTask:
         return training_batches(self.training, size_px=self.config.net.size_px, batch=self.config.batch, seed=seed,
                                 process=process, processes=processes)
 
-    def step(self, state: State, batch: FrameBatch, key: Array, fixed=(), axis_name: str | None = None
+    def step(self, state: State, batch: FrameBatch, key: Array, constants=(), axis_name: str | None = None
              ) -> tuple[State, dict[str, Array]]:
         """G on the features of D and its hinge; then D on a fresh pass of the updated G (NVlabs `pix2pix_trainer`)."""
         first = 0 if axis_name is None else jax.lax.axis_index(axis_name) * len(batch.images)
@@ -126,18 +106,18 @@ class GauganTask:
                                         self.config.augment)
         images = jnp.repeat(padded(2 * images - 1, self.size_px, "reflect")[..., None], self.config.net.channels, -1)
         labels = padded(labels, self.size_px, "constant")
-        maps = self._maps(state, labels) if self.how.accumulate == 1 else None         # one serves both passes
+        maps = self._maps(state, labels) if self.options.accumulate == 1 else None         # one serves both passes
         noise, fresh_noise = (jax.vmap(lambda k: jax.random.normal(k, (STYLE,)))(study_keys(k, len(images), first))
                               for k in jax.random.split(style_key))
 
         def generator_loss(params, state, micro):
-            return self._generator_loss(params, state, *micro, maps, fixed, axis_name)
+            return self._generator_loss(params, state, *micro, maps, constants, axis_name)
 
         def discriminator_loss(params, state, micro):
             return self._discriminator_loss(params, state, *micro, maps, axis_name)
 
         gradients, state, metrics = parallel.gradients(
-            generator_loss, state.generator, state, (images, labels, noise), self.how.accumulate)
+            generator_loss, state.generator, state, (images, labels, noise), self.options.accumulate)
         generator, generator_opt = self._updated(self.generator_optimiser, gradients, state.generator,
                                                  state.generator_opt, axis_name)
         decay = jnp.minimum(self.config.ema, (1 + state.step) / (10 + state.step))
@@ -145,7 +125,7 @@ class GauganTask:
         state = state.replace(generator=generator, generator_opt=generator_opt, ema=ema)
 
         gradients, state, d_metrics = parallel.gradients(
-            discriminator_loss, state.discriminator, state, (images, labels, fresh_noise), self.how.accumulate)
+            discriminator_loss, state.discriminator, state, (images, labels, fresh_noise), self.options.accumulate)
         discriminator, discriminator_opt = self._updated(self.discriminator_optimiser, gradients, state.discriminator,
                                                          state.discriminator_opt, axis_name)
         metrics |= d_metrics
@@ -183,7 +163,7 @@ class GauganTask:
         power_iteration(net)
         return net, nnx.state(net, nnx.BatchStat)
 
-    def _generator_loss(self, params, state: State, images, labels, noise, maps, fixed, axis_name):
+    def _generator_loss(self, params, state: State, images, labels, noise, maps, constants, axis_name):
         fake, generator_stats, divergence = self._fake(params, state, images, labels, noise, maps, axis_name)
         judge, discriminator_stats = self._judged(state.discriminator, state.discriminator_stats)
         on_fake, on_real = judge(labels, fake), judge(labels, images)      # instance norm: apart is as together
@@ -192,8 +172,8 @@ class GauganTask:
         total = adversarial + features + self.config.kl_weight * divergence
         metrics = {"g_hinge": adversarial, "g_features": features}
         if self.features is not None:
-            perceived = self.config.perceptual_weight * losses.perceptual(self.features(fixed, fake),
-                                                                         self.features(fixed, images))
+            perceived = self.config.perceptual_weight * losses.perceptual(self.features(constants, fake),
+                                                                         self.features(constants, images))
             total, metrics["g_perceptual"] = total + perceived, perceived
         if self.config.net.style:
             metrics["kl"] = divergence
@@ -209,13 +189,12 @@ class GauganTask:
         loss = losses.hinge_discriminator([[f[n:] for f in s] for s in both], [[f[:n] for f in s] for s in both])
         return loss, (state.replace(discriminator_stats=stats), {"d_hinge": loss})
 
-    def evaluate(self, state: State, spread: Callable[[FrameBatch], FrameBatch]
+    def evaluate(self, state: State, shard: Callable[[FrameBatch], FrameBatch]
                  ) -> tuple[dict[str, float], dict, dict[str, np.ndarray]]:
         """Figures of the averaged generator on held-out masks, the model, and a grid of mask, fake and real."""
-        model = {"generator": state.ema, "generator_stats": self.re_estimated(state, spread),
+        model = {"generator": state.ema, "generator_stats": self.re_estimated(state, shard),
                  "discriminator": state.discriminator, "discriminator_stats": state.discriminator_stats}
-        from cardiojax.generate import Synthesizer
-        painter = Synthesizer(self.config.net, self.training.labels, state.ema, model["generator_stats"])
+        painter = GauganModel(self.config.net, self.training.labels, state.ema, model["generator_stats"])
         fakes, reals = painter.generate(self.examples.masks), self.examples.images / 127.5 - 1
         gray = fakes if fakes.ndim == 3 else fakes.mean(-1)
         metrics = {"ssim": float(np.mean([ssim(f, r) for f, r in zip(gray, reals, strict=True)])),
@@ -233,7 +212,7 @@ class GauganTask:
             return metrics["edv_rmse"] + metrics["esv_rmse"]
         return metrics["l1"]
 
-    def re_estimated(self, state: State, spread: Callable[[FrameBatch], FrameBatch]) -> nnx.State:
+    def re_estimated(self, state: State, shard: Callable[[FrameBatch], FrameBatch]) -> nnx.State:
         """Statistics that belong to the averaged generator: means over training masks, unaugmented.
 
         Each pass moves u and v of the spectral norms towards those of these weights first.
@@ -244,8 +223,8 @@ class GauganTask:
         total = None
         for i in range(STATISTICS_BATCHES):
             batch = self.training.batch(rng.choice(len(self.training), size, replace=False), self.config.net.size_px)
-            stats, here = self._statistics(state.ema, stats, spread(batch).masks, i)
-            total = here if total is None else jax.tree.map(jnp.add, total, here)
+            stats, moments = self._statistics(state.ema, stats, shard(batch).masks, i)
+            total = moments if total is None else jax.tree.map(jnp.add, total, moments)
         means = jax.tree.map(lambda t: t / STATISTICS_BATCHES, total)
         return jax.tree.map(lambda mean, last: last if isinstance(last, SpectralVector) else mean, means, stats,
                             is_leaf=lambda x: isinstance(x, nnx.Variable))
@@ -262,30 +241,28 @@ class GauganTask:
 
 
 def train(config: GauganConfig, *, preset: str, training: str, validation: str | None, data_dir: Path, run: Path,
-          init: Path | None = None, judge: Path | None = None, seed: int = 0, how: parallel.How = parallel.PLAIN
-          ) -> dict[str, float]:
+          init: Path | None = None, judge: Path | None = None, seed: int = 0,
+          options: parallel.StepOptions = parallel.DEFAULT) -> dict[str, float]:
     """Train (or go on training) a run folder; the last evaluation's figures. Raises InputError, Preempted."""
-    from cardiojax.evaluate.synthesis import Judge
     split, held_out = data.open_pair(training, validation, data_dir, need_volumes=False)
-    parallel.check_batch(config.batch, len(jax.devices()), "images", how.accumulate)
+    parallel.check_batch(config.batch, len(jax.devices()), "images", options.accumulate)
     task = GauganTask(config, Frames(split), Frames(held_out), perceptual.load(config), parent(init, config),
-                      None if judge is None else Judge(judge, held_out), how)
+                      None if judge is None else Judge(judge, held_out), options)
     settings = {"task": "gaugan", "preset": preset, "config": dataclasses.asdict(config), "seed": seed,
                 "labels": task.training.labels, "data": {"training": training, "validation": held_out.name},
                 "parent": None if init is None else str(init), "judge": None if judge is None else str(judge)}
-    return loop.train(task, run, settings, how, config, "images")
+    return loop.train(task, run, settings, options, config, "images")
 
 
 def parent(init: Path | None, config: GauganConfig) -> tuple[nnx.State, ...] | None:
     """The model of a finished run that training starts from. Raises RunError where its network is another."""
     if init is None:
         return None
-    from cardiojax.generate import net_config, read_model
     settings = read_config(init)
     if settings["task"] != "gaugan":
         raise RunError(f"--init {init} is a {settings['task']} run, not a GauGAN")
     net = net_config(settings["config"])
-    same = {k: getattr(config.net, k) for k in ("sparse", "dtype")}
+    same: dict = {"dtype": config.net.dtype}
     if not net.style:
         same["size_px"] = config.net.size_px             # without a style encoder the network has no size of its own
     if dataclasses.replace(net, **same) != config.net:

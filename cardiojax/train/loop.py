@@ -19,7 +19,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from cardiojax.errors import Preempted, TrainingDiverged
-from cardiojax.train.parallel import How, Parallel
+from cardiojax.train.parallel import Parallel, StepOptions
 from cardiojax.train.run import Run
 
 log = logging.getLogger("cardiojax")
@@ -31,32 +31,32 @@ SAVE_EVERY_S = 120.0      # between checkpoints: what a killed process loses at 
 
 
 class Task(Protocol):
-    """What the loop needs. `step` is pure: (state, batch, key, fixed) → (state, metrics), with `loss` among them.
+    """What the loop needs. `step` is pure: (state, batch, key, constants) → (state, metrics), with `loss` among them.
 
-    `fixed`: arrays that steps only read. `evaluate`: figures, the model, and pictures ((H, W, 3) uint8) by name;
-    `spread` puts a batch on the devices.
+    `constants`: arrays that steps only read. `evaluate`: figures, the model, and pictures ((H, W, 3) uint8) by name;
+    `shard` puts a batch on the devices.
     """
 
-    fixed: Any
+    constants: Any
 
     def init(self, key: jax.Array) -> Any: ...
     def batches(self, seed: int, process: int = 0, processes: int = 1, devices: int = 1) -> Iterator: ...
-    def step(self, state: Any, batch: Any, key: jax.Array, fixed: Any = (), axis_name: str | None = None
+    def step(self, state: Any, batch: Any, key: jax.Array, constants: Any = (), axis_name: str | None = None
              ) -> tuple[Any, dict]: ...
-    def evaluate(self, state: Any, spread: Callable) -> tuple[dict[str, float], dict, dict[str, np.ndarray]]: ...
+    def evaluate(self, state: Any, shard: Callable) -> tuple[dict[str, float], dict, dict[str, np.ndarray]]: ...
     def score(self, metrics: dict[str, float]) -> float: ...
 
 
-def train(task: Task, run: Path, settings: dict[str, Any], how: How, config: Any, unit: str = "studies"
+def train(task: Task, run: Path, settings: dict[str, Any], options: StepOptions, config: Any, unit: str = "studies"
           ) -> dict[str, float]:
-    """`fit` a task in a run folder of these settings, or say what its step costs (`how.dry_run`)."""
-    parallel = Parallel(task, how.parallel)
-    if how.dry_run:
+    """`fit` a task in a run folder of these settings, or say what its step costs (`options.dry_run`)."""
+    parallel = Parallel(task, options.parallel)
+    if options.dry_run:
         cost(task, parallel, config.batch, unit)
         return {}
-    with Run(run, {**settings, "accumulate": how.accumulate}) as opened:
+    with Run(run, {**settings, "accumulate": options.accumulate}) as opened:
         return fit(task, opened, steps=config.steps, batch=config.batch, evaluate_every=config.evaluate_every,
-                   seed=settings["seed"], keep=config.keep, parallel=parallel, unit=unit, profile=how.profile)
+                   seed=settings["seed"], keep=config.keep, parallel=parallel, unit=unit, profile=options.profile)
 
 
 def cost(task: Task, parallel: Parallel, batch: int, unit: str):
@@ -108,7 +108,7 @@ def fit(task: Task, run: Run, *, steps: int, batch: int, evaluate_every: int, se
                 line.show(at, record(pending, run))
                 pending.clear()
             if at % evaluate_every == 0 or last:
-                metrics, model, pictures = task.evaluate(parallel.here(state), parallel.spread)
+                metrics, model, pictures = task.evaluate(parallel.locally(state), parallel.shard_locally)
                 score = task.score(metrics)
                 run.log(at, {**metrics, "score": score}, "validation")
                 for name, picture in pictures.items():
@@ -118,10 +118,10 @@ def fit(task: Task, run: Run, *, steps: int, batch: int, evaluate_every: int, se
                 if keep == "last" or not score > best:
                     run.write_model(model)
                 best = min(best, score)
-                run.save(at, parallel.one(state), batches.get_state(), score)
+                run.save(at, parallel.gathered(state), batches.get_state(), score)
                 saved = time.monotonic()
             elif not pending and (stopping or agreed(time.monotonic() - saved > SAVE_EVERY_S)):
-                run.save(at, parallel.one(state), batches.get_state())       # its losses are known to be finite
+                run.save(at, parallel.gathered(state), batches.get_state())       # its losses are known to be finite
                 saved = time.monotonic()
             if stopping and not last:
                 raise Preempted(f"stopped at step {at} of {steps} and saved; the same command goes on from there")

@@ -11,15 +11,15 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
-from cardiojax.data import Batch
 from cardiojax.errors import InputError
+from cardiojax.preparation.batch import Batch
 
 Mode = Literal["jit", "pmap"]
 AXIS = "data"
 
 
 @dataclasses.dataclass(frozen=True)
-class How:
+class StepOptions:
     """How a step is computed: what may differ between two machines that train the same run."""
 
     parallel: Mode = "jit"
@@ -39,7 +39,7 @@ class How:
             raise ValueError(f"accumulate must be at least 1, not {self.accumulate}")
 
 
-PLAIN = How()
+DEFAULT = StepOptions()
 
 
 def check_batch(batch: int, devices: int, things: str = "studies", accumulate: int = 1):
@@ -61,8 +61,8 @@ def gradients(of: Callable, params: Any, state: Any, batch: Any, parts: int = 1)
 
     def one(carry, micro):
         total, state = carry
-        here, (state, metrics) = gradient(params, state, micro)
-        return (jax.tree.map(jnp.add, total, here), state), metrics
+        grads, (state, metrics) = gradient(params, state, micro)
+        return (jax.tree.map(jnp.add, total, grads), state), metrics
 
     def split(x):
         return x.reshape(len(x) // parts, parts, *x.shape[1:]).swapaxes(0, 1)
@@ -76,7 +76,7 @@ class Parallel:
     """Places state and batches on the devices and runs `task.step` there, donating the old state: by `jit` of a
     `shard_map` over a mesh, or by `pmap`. Each device sees its part of the batch; what needs all of it sums over AXIS.
 
-    `task.fixed` are arrays that a step reads and never changes: placed once, kept out of checkpoints. `devices` are
+    `task.constants` are arrays that a step reads and never changes: placed once, kept out of checkpoints. `devices` are
     those of all processes; each process brings its own part of a batch.
     Equal to one device in outputs, gradients and batch statistics, also where devices hold unequal numbers of
     real slices.
@@ -85,11 +85,11 @@ class Parallel:
     def __init__(self, task: Any, mode: Mode = "jit", devices: list | None = None):
         self.devices = devices or jax.devices()
         self.mode = mode
-        here = [d for d in self.devices if d.process_index == jax.process_index()]
-        self.alone = len(here) == len(self.devices)                  # no other process
+        local_devices = [d for d in self.devices if d.process_index == jax.process_index()]
+        self.single_process = len(local_devices) == len(self.devices)
         self.replicated, self.sharded = shardings(self.devices)
-        self.replicated_here, self.sharded_here = shardings(here)
-        self.count_here = len(here)
+        self.replicated_locally, self.sharded_locally = shardings(local_devices)
+        self.local_device_count = len(local_devices)
         step = functools.partial(task.step, axis_name=AXIS)
         if mode == "pmap":
             self._step = jax.pmap(step, axis_name=AXIS, donate_argnums=0, in_axes=(0, 0, None, 0),
@@ -102,37 +102,42 @@ class Parallel:
                 step = jax.shard_map(step, mesh=self.replicated.mesh, in_specs=(one, split, one, one),
                                      out_specs=(one, one), check_vma=False)
             self._step = jax.jit(step, donate_argnums=0)
-        self.fixed = self.place(task.fixed)
+        self.constants = self.place(task.constants)
 
     def place(self, state: Any) -> Any:
-        """A state (of `init`, `one` or a checkpoint) as the step takes it."""
+        """A state (of `init`, `gathered` or a checkpoint) as the step takes it."""
         if self.mode == "jit":
             return self._put(state, self.replicated)
-        stacked = jax.tree.map(lambda x: np.broadcast_to(local(x)[None], (self.count_here, *np.shape(x))), state)
+        n = self.local_device_count
+        stacked = jax.tree.map(lambda x: np.broadcast_to(local(x)[None], (n, *np.shape(x))), state)
         return self._put(stacked, self.sharded)
 
     def _put(self, tree: Any, sharding: NamedSharding) -> Any:
-        if self.alone:
+        if self.single_process:
             return jax.device_put(tree, sharding)
         return jax.tree.map(lambda x: jax.make_array_from_process_local_data(sharding, local(x)), tree)
 
-    def one(self, state: Any) -> Any:
+    def gathered(self, state: Any) -> Any:
         """The state as a single device would hold it, on all of them: what is saved."""
         if self.mode == "jit":
             return state
-        if self.alone:
+        if self.single_process:
             return jax.tree.map(lambda x: x[0], state)
         # on the host: a computation beside the step's collectives, in another order on another process, would block
         return self._put(jax.tree.map(lambda x: local(x)[0], state), self.replicated)
 
-    def here(self, state: Any) -> Any:
+    def locally(self, state: Any) -> Any:
         """The same on this process's devices alone: what is evaluated, by every process for itself."""
-        one = self.one(state)
-        return one if self.alone else jax.device_put(jax.tree.map(local, one), self.replicated_here)
+        state = self.gathered(state)
+        return state if self.single_process else jax.device_put(jax.tree.map(local, state), self.replicated_locally)
 
-    def spread(self, batch: Any) -> Any:
+    def shard_locally(self, batch: Any) -> Any:
         """A batch to evaluate, over this process's devices."""
-        return batch if self.count_here == 1 else jax.device_put(packed(batch, self.count_here), self.sharded_here)
+        if self.local_device_count == 1:
+            return batch
+        if isinstance(batch, Batch):        # left to the compiler, packed slices would span all devices
+            batch = dataclasses.replace(batch, slice_budget=None)
+        return jax.device_put(batch, self.sharded_locally)
 
     def abstract(self, state: Any) -> Any:
         """What a checkpoint is restored as."""
@@ -143,20 +148,20 @@ class Parallel:
         def abstract(tree, sharding):
             return jax.tree.map(lambda x: jax.ShapeDtypeStruct(np.shape(x), x.dtype, sharding=sharding), tree)
 
-        batch = abstract(packed(batch, len(self.devices)), self.sharded)
+        batch = abstract(batch, self.sharded)
         return self._step.lower(self.abstract(state), batch, jax.random.key(0),
-                                abstract(self.fixed, self.replicated)).compile()
+                                abstract(self.constants, self.replicated)).compile()
 
     def step(self, state: Any, batch: Any, key: jax.Array) -> tuple[Any, dict[str, jax.Array]]:
         """One step on this process's part of a batch."""
-        batch = packed(batch, len(self.devices))
         if self.mode == "pmap":
-            n = self.count_here
+            n = self.local_device_count
             batch = jax.tree.map(lambda x: x.reshape(n, len(x) // n, *x.shape[1:]), batch)
         batch = self._put(batch, self.sharded)
-        guard = "disallow" if self.mode == "jit" or self.alone else "allow"       # pmap copies the key to its mesh
+        # pmap copies the key to its mesh
+        guard = "disallow" if self.mode == "jit" or self.single_process else "allow"
         with jax.transfer_guard_host_to_device(guard), jax.transfer_guard_device_to_host(guard):
-            state, metrics = self._step(state, batch, key, self.fixed)        # nothing but the batch goes across
+            state, metrics = self._step(state, batch, key, self.constants)        # nothing but the batch goes across
         return state, metrics if self.mode == "jit" else jax.tree.map(lambda x: local(x)[0], metrics)
 
 
@@ -169,10 +174,3 @@ def shardings(devices: list) -> tuple[NamedSharding, NamedSharding]:
 def local(x: Any) -> np.ndarray:
     """What this process holds of a replicated array, or of one that is split: its first part."""
     return np.asarray(x.addressable_data(0) if isinstance(x, jax.Array) else x)
-
-
-def packed(batch: Any, devices: int) -> Any:
-    """Studies whose budget was made for so many devices, else without one."""
-    if isinstance(batch, Batch) and batch.groups != devices:
-        return dataclasses.replace(batch, budget=None)
-    return batch

@@ -1,50 +1,24 @@
 """The run folder: config.json (before step 1), checkpoints/, metrics.jsonl, tensorboard/, model.npz."""
 
 import json
-import os
-import subprocess
 import time
-import uuid
-import zipfile
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
-from flax import nnx
 from jax.experimental import multihost_utils
 from orbax.checkpoint import checkpoint_managers as keep
 from PIL import Image
 from tensorboardX import SummaryWriter
 
 from cardiojax.errors import RunError
+from cardiojax.files import write_arrays, write_text
+from cardiojax.models.saved import FORMAT, flatten, read_config, read_metrics
+from cardiojax.provenance import commit, versions
 
-FORMAT = 1
 OF_OLD = {"accumulate": 1}         # what a run was made with that does not say
-LIBRARIES = ("cardiojax", "jax", "flax", "optax", "orbax-checkpoint", "tensorflow-datasets", "numpy")
-
-
-def commit() -> str:
-    """The commit of the checkout that runs, with "+" where it was changed; empty outside of one."""
-    def git(*words: str) -> str:
-        return subprocess.run(["git", "-C", str(Path(__file__).parent), *words], capture_output=True, text=True,
-                              check=True).stdout.strip()
-    try:
-        return git("rev-parse", "HEAD") + ("+" if git("status", "--porcelain", "--untracked-files=no") else "")
-    except (OSError, subprocess.CalledProcessError):
-        return ""
-
-
-def versions() -> dict[str, str]:
-    found = {}
-    for library in LIBRARIES:
-        try:
-            found[library] = version(library)
-        except PackageNotFoundError:
-            found[library] = "unknown"
-    return found
 
 
 class Run:
@@ -130,7 +104,7 @@ class Run:
 
     def write_model(self, model: dict[str, Any]):
         if self.first:
-            write_arrays(self.path / "model.npz", model)
+            write_arrays(self.path / "model.npz", flatten(model))
 
 
 def together(what: str):
@@ -149,85 +123,3 @@ def _check_same(found: dict, settings: dict, path: Path):
         if key != "steps" and found["config"].get(key) != value:
             raise RunError(f"{path} holds a run with {key} {found['config'].get(key)!r}, not {value!r}; "
                            "choose another --run or the same settings")
-
-
-def read_config(path: Path) -> dict[str, Any]:
-    """config.json of a run folder. Raises RunError where it is none, or of a later format than this version reads."""
-    file = Path(path) / "config.json"
-    try:
-        config = json.loads(file.read_text())
-    except FileNotFoundError:
-        raise RunError(f"{path} is not a run folder (no config.json)") from None
-    except (OSError, json.JSONDecodeError) as error:
-        raise RunError(f"{file} cannot be read ({error})") from None
-    if config.get("format") != FORMAT:
-        raise RunError(f"{path} has run format {config.get('format')}, this version reads {FORMAT}")
-    return config
-
-
-def read_metrics(run: Path) -> list[dict[str, Any]]:
-    """The whole lines of a run's metrics.jsonl; a killed process may have cut one off."""
-    file, lines = Path(run) / "metrics.jsonl", []
-    for line in file.read_text().splitlines() if file.exists() else ():
-        try:
-            lines.append(json.loads(line))
-        except json.JSONDecodeError:
-            continue
-    return lines
-
-
-def write_text(file: Path, text: str):
-    """Whole or not at all, however the process ends."""
-    partial = file.with_name(f"{file.name}.{uuid.uuid4().hex[:8]}.partial")         # several processes may write it
-    partial.write_text(text)
-    os.replace(partial, file)
-
-
-def write_arrays(file: Path, tree: dict[str, Any]):
-    """A nested model (dicts, NNX states, named tuples of arrays) as one .npz with "a/b/c" names, atomically."""
-    partial = file.with_name(file.name + ".partial")
-    with partial.open("wb") as stream:
-        np.savez(stream, **flatten(tree))
-    os.replace(partial, file)
-
-
-def flatten(tree: Any, prefix: str = "") -> dict[str, np.ndarray]:
-    if isinstance(tree, nnx.State):
-        tree = nnx.to_pure_dict(tree)
-    if hasattr(tree, "_asdict"):
-        tree = tree._asdict()
-    if isinstance(tree, dict):
-        return {k: v for name, sub in tree.items() for k, v in flatten(sub, f"{prefix}/{name}".lstrip("/")).items()}
-    return {prefix: np.asarray(tree)}
-
-
-def read_arrays(file: Path) -> dict[str, np.ndarray]:
-    """The arrays of a model.npz. Raises RunError where there is none yet."""
-    try:
-        with np.load(file, allow_pickle=False) as arrays:
-            return {name: arrays[name] for name in arrays.files}
-    except FileNotFoundError:
-        raise RunError(f"{file.parent} has no {file.name} yet: its training has not reached an evaluation; "
-                       "run the same train command again") from None
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-        raise RunError(f"{file} cannot be read ({error})") from None
-
-
-def into_state(like: nnx.State, arrays: dict[str, np.ndarray], prefix: str) -> nnx.State:
-    """An NNX state of the shape of `like` from the arrays below `prefix`. Raises RunError where they do not fit."""
-    def fill(tree: dict, at: str) -> dict:
-        out = {}
-        for name, sub in tree.items():
-            key = f"{at}/{name}"
-            if isinstance(sub, dict):
-                out[name] = fill(sub, key)
-                continue
-            if key not in arrays or arrays[key].shape != sub.shape:
-                raise RunError(f"the run's model does not fit its config: {key} "
-                               f"{arrays[key].shape if key in arrays else 'is missing'}, expected {sub.shape}")
-            out[name] = arrays[key]
-        return out
-
-    state = jax.tree.map(lambda leaf: leaf, like)
-    nnx.replace_by_pure_dict(state, fill(nnx.to_pure_dict(like), prefix))
-    return state

@@ -6,7 +6,8 @@ import multiprocessing
 import os
 from collections.abc import Iterator
 
-from cardiojax import phantom, preprocess, records
+from cardiojax import phantom, preparation
+from cardiojax.data import records
 from data_builders.study_builder import StudyBuilder, StudyConfig
 
 SPLITS = {"train": (0, 120), "validation": (120, 12), "test": (132, 30)}      # first index, studies
@@ -35,4 +36,4 @@ class Builder(StudyBuilder):
 
 
 def make_record(variant: str, index: int) -> dict:
-    return records.encode(preprocess.prepare(phantom.study(variant, index)))
+    return records.encode(preparation.prepare(phantom.study(variant, index)))

@@ -1,0 +1,102 @@
+"""`cardiojax bench`: how fast, and beside PyTorch how much faster."""
+
+import dataclasses
+import json
+import os
+import platform
+from pathlib import Path
+from typing import Literal
+
+import tyro
+
+from cardiojax.errors import InputError
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Bench:
+    """Measure throughput, time a call, FLOP/s and peak memory, each side in a process of its own, in turn, medians.
+
+    train: a training step (--task). generate: images of masks by a GauGAN. predict: volumes of studies by SFERA;
+    --batch 1 is the latency of one. input: reading and batching records (--data; phantom studies in memory without).
+    scaling: the training step on 1, 2, 4 … devices, the batch a device staying the same.
+    Run it on a quiet machine.
+    """
+
+    what: tyro.conf.Positional[Literal["train", "generate", "predict", "input", "scaling"]]
+    task: Literal["gaugan", "sfera"] = "gaugan"
+    """The network, for train, input and scaling."""
+    preset: Literal["paper", "small", "tiny"] = "small"
+    batch: int = 0
+    """Over all devices (for scaling: on each); 0 is the preset's."""
+    dtypes: tuple[Literal["float32", "bfloat16"], ...] = ("float32",)
+    """Ours to measure."""
+    peer: Literal["none", "torch"] = "none"
+    """torch: the same network in plain PyTorch, channels-last, in float32 and bf16 autocast (`cardiojax[torch]`)."""
+    compile_peer: bool = False
+    """Also measure the peer with torch.compile."""
+    data: str = ""
+    """NAME:SPLIT whose studies are used; phantom studies by default."""
+    data_dir: Path = Path("data")
+    rounds: int = 5
+    """Turns of each side."""
+    json: Path
+    """File for the result."""
+
+
+def main(argv: list[str]) -> int:
+    args = tyro.cli(Bench, args=argv, prog="cardiojax bench")
+    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")        # the sides need the memory
+    import jax
+
+    from cardiojax.bench import measure
+    from cardiojax.cli.evaluate import show
+    from cardiojax.files import write_text
+    from cardiojax.provenance import commit
+
+    if args.rounds < 1 or args.batch < 0:
+        raise InputError("--rounds is 1 or more, --batch 0 or more")
+    specs = specs_of(args, len(jax.devices()))
+    sides = measure.measured(specs, args.rounds, lambda side: print(
+        f"{side.spec.name}{f', {side.spec.devices} devices' if side.spec.devices > 1 else ''}: "
+        f"{1000 * side.seconds[-1]:.4g} ms", flush=True))
+    rows = [row for side in sides for row in side.rows()]
+    args.json.parent.mkdir(parents=True, exist_ok=True)
+    write_text(args.json, json.dumps({
+        "device": device_name(jax.devices()[0].device_kind), "preset": args.preset,
+        "data": args.data or "phantom", "rounds": args.rounds, "jax": jax.__version__, "commit": commit(),
+        "rows": rows, **measure.ratios(sides)}, indent=2))
+    show([["", "impl", "dtype", "devices", "batch", "value"], *(
+        [r["what"], r["impl"], r["dtype"], str(r["devices"]), str(r["batch"]), f"{r['value']:.4g} {r['unit']}"]
+        for r in rows)], f"preset {args.preset}")
+    print(f"result: {args.json}")
+    return 0
+
+
+def device_name(kind: str) -> str:
+    """With what decides a CPU's matrix products: PyTorch's bf16 flies with AMX and crawls without."""
+    if kind != "cpu":
+        return kind
+    cpuinfo = Path("/proc/cpuinfo")
+    flags = cpuinfo.read_text().split() if cpuinfo.exists() else []
+    return ", ".join([f"cpu, {platform.machine()}, {os.cpu_count()} cores",
+                      *(f for f in ("avx512_bf16", "amx_bf16") if f in flags)])
+
+
+def specs_of(args: Bench, devices: int) -> list:
+    """The sides of a measurement. Raises InputError for a peer of what has none."""
+    from cardiojax.bench.workloads import Spec
+
+    if args.what == "scaling":
+        base = Spec("train", args.task, args.preset, args.batch)
+        counts = [n for n in (2**i for i in range(10)) if n <= devices]
+        return [dataclasses.replace(base, dtype=d, devices=n, batch=n * base.config.batch)
+                for d in args.dtypes for n in counts]
+    common = {"what": args.what, "task": args.task, "preset": args.preset, "batch": args.batch, "data": args.data,
+              "data_dir": str(args.data_dir)}
+    specs = [Spec(**common, dtype=dtype) for dtype in args.dtypes]
+    if args.peer == "torch":
+        if args.what == "input":
+            raise InputError("input is ours alone; there is no peer to measure")
+        specs += [Spec(**common, impl="torch", dtype=dtype, compiled=compiled) for dtype in ("float32", "bfloat16")
+                  for compiled in ((False, True) if args.compile_peer else (False,))]
+    return specs

@@ -1,0 +1,65 @@
+"""`cardiojax evaluate`: a run against the truth of a split."""
+
+import dataclasses
+from pathlib import Path
+
+import tyro
+from rich.console import Console
+from rich.table import Table
+
+from cardiojax.errors import InputError
+
+
+@dataclasses.dataclass(frozen=True)
+class Evaluate:
+    """Measure a run on a split; OUT gets metrics.json, report.html and pictures.
+
+    A SFERA predicts every study: its errors stand beside those of predicting the training mean (and predictions.csv
+    in OUT). A GauGAN makes images of every mask, and --judge, a SFERA trained on real images, says how far they are
+    from the real ones of the same patients, above all in the volumes it reads from both.
+    """
+
+    run: Path
+    """A finished run folder."""
+    data: str
+    """NAME:SPLIT, for example kaggle_dsb:test."""
+    data_dir: Path
+    """Where `cardiojax build` has put the records."""
+    out: Path
+    """Folder for the results."""
+    judge: Path | None = None
+    """For a GauGAN: the SFERA run that looks at its images."""
+
+
+def main(argv: list[str]) -> int:
+    args = tyro.cli(Evaluate, args=argv, prog="cardiojax evaluate")
+    import cardiojax
+    from cardiojax.data import open_split
+    from cardiojax.evaluate import report
+    from cardiojax.models.gaugan import GauganModel
+
+    run = cardiojax.load(args.run)
+    if isinstance(run, GauganModel):
+        if args.judge is None:
+            raise InputError(f"{args.run} is a GauGAN: name a SFERA run trained on real images with --judge")
+        split = open_split(args.data, args.data_dir, need_volumes=False)
+        result = report.judge(run, args.judge, split, args.out)
+        rows = report.judgement(result)
+    elif args.judge is not None:
+        raise InputError(f"{args.run} predicts volumes, which need no judge; --judge is for a GauGAN's images")
+    else:
+        result = report.evaluate(run, open_split(args.data, args.data_dir), args.out)
+        rows = report.table(result)
+    show(rows, f"{args.data}, {result['n']} studies")
+    print(f"report: {args.out / 'report.html'}")
+    return 0
+
+
+def show(rows: list[list[str]], title: str):
+    """Rows of text as a table on stdout, the first being the header."""
+    table = Table(title=title, title_justify="left")
+    for column in rows[0]:
+        table.add_column(column)
+    for row in rows[1:]:
+        table.add_row(*row)
+    Console(width=110, highlight=False).print(table)

@@ -1,0 +1,88 @@
+"""`cardiojax experiment`: the paper's question, answered on two datasets."""
+
+import contextlib
+import dataclasses
+import tempfile
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from cardiojax.cli.train import preset_of
+from cardiojax.config import EXPERIMENT_PRESETS, ExperimentConfig
+from cardiojax.errors import InputError
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class RunExperiment:
+    """Does pretraining on synthetic studies of flat EF make volumes better? Trains RSO (real studies only), SSO
+    (synthetic only), RSP (SSO finetuned on real), RSA (both real datasets), and the ablations, over several seeds.
+
+    Every stage is a folder below OUT/stages: stopped at any moment, the same command goes on; after a changed setting
+    it redoes what depends on it. OUT/experiment.json holds what is known so far; at the end OUT gets report.html,
+    table1.csv and figures.
+    """
+
+    first: str
+    """The dataset whose training split the generator learns from, for example kaggle_dsb."""
+    second: str
+    """The other dataset, for example acdc."""
+    data_dir: Path
+    """Where `cardiojax build` has put the records."""
+    out: Path
+    """Folder of the stages and results."""
+    preset: str = "small"
+    """Defaults of all settings below: paper (GPUs), small (2 CPU cores, about 8 hours), tiny (the phantom, minutes)."""
+    report_only: bool = False
+    """Train nothing; write the report of the stages that are there."""
+    settings: Annotated[ExperimentConfig, tyro.conf.arg(name="")] = dataclasses.field(default_factory=ExperimentConfig)
+
+
+def main(argv: list[str]) -> int:
+    preset = preset_of(argv, EXPERIMENT_PRESETS)
+    try:
+        args = tyro.cli(RunExperiment, args=argv, prog="cardiojax experiment", default=RunExperiment(
+            first=tyro.MISSING, second=tyro.MISSING, data_dir=tyro.MISSING, out=tyro.MISSING, preset=preset,
+            settings=EXPERIMENT_PRESETS[preset]))
+    except ValueError as error:
+        raise InputError(str(error)) from None
+    from cardiojax.experiment import run as experiment
+
+    if args.first == args.second:
+        raise InputError(f"the two datasets are the same, {args.first}")
+    with compiled_once():
+        result = experiment.run(args.settings, preset=args.preset, first=args.first, second=args.second,
+                                data_dir=args.data_dir, out=args.out, make=not args.report_only)
+    tell(result, args.out)
+    return 0
+
+
+@contextlib.contextmanager
+def compiled_once():
+    """Stages of the same shapes share a compilation: each is a training of its own, which JAX would compile anew."""
+    import jax
+
+    if jax.config.jax_compilation_cache_dir:
+        yield
+        return
+    with tempfile.TemporaryDirectory(prefix="cardiojax-") as folder:
+        jax.config.update("jax_compilation_cache_dir", folder)
+        yield
+
+
+def tell(result: dict, out: Path):
+    """The result so far on the terminal: a table for each dataset, the verdicts, where the report lies."""
+    from cardiojax.cli.evaluate import show
+    from cardiojax.evaluate.metrics import MEASURES
+    from cardiojax.experiment.comparison import ordered
+    from cardiojax.experiment.report import interval, verdict
+
+    for dataset, found in result["comparisons"].items():
+        rows = [["", "seeds", "EDV RMSE (ml)", "ESV RMSE (ml)", "EF RMSE (points)", "EF, ratio to RSO [95 % CI]", ""]]
+        for name in ordered(found):
+            summary, against = found[name]["summary"], found[name].get("against")
+            rows.append([name, str(len(summary["seeds"])), *(f"{summary[k]['rmse']:.1f}" for k in MEASURES),
+                         *((interval(against["ef"]), against["ef"]["verdict"]) if against else ("", ""))])
+        show(rows, f"{dataset}:test")
+        print(verdict(dataset, found, result["masks_own"][dataset]))
+    print(f"report: {out / 'report.html'}")

@@ -1,0 +1,72 @@
+"""`cardiojax VERB …`: finds the verb, and turns errors into one line and an exit code."""
+
+import importlib
+import logging
+import os
+import sys
+from pathlib import Path
+
+from cardiojax.errors import InputError, Preempted
+
+VERBS = {
+    "demo": "make a phantom cohort, train on it, measure volumes: the whole house in a few minutes",
+    "build": "write a dataset: phantom, acdc, kaggle_dsb, mnms, ukbb, synthetic → TFDS",
+    "train": "train a network: sfera (studies → volumes), gaugan (masks → images)",
+    "local": "several processes of one machine as one training, started again where one dies",
+    "evaluate": "measure a run on a split: metrics.json, predictions.csv, figures, report.html",
+    "experiment": "the paper's question on two datasets: RSO, SSO, RSP, RSA, ablations, seeds",
+    "bench": "throughput, latency, memory; beside PyTorch's",
+    "predict": "studies on disk → a CSV of volumes",
+    "port": "weights of other libraries → ours: VGG, NVlabs/SPADE",
+    "show": "say what a run folder is",
+}
+PREEMPTED = 75
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run one verb. 0 success, 1 some of many studies failed, 2 the user's to mend, 75 stopped and saved."""
+    argv = sys.argv[1:] if argv is None else argv
+    if not argv or argv[0] in ("-h", "--help"):
+        print("usage: cardiojax VERB [options]     (cardiojax VERB --help says more)\n")
+        print("\n".join(f"  {verb:10} {text}" for verb, text in VERBS.items()))
+        return 0 if argv else 2
+    if argv[0] == "--version":
+        from cardiojax import __version__
+        print(__version__)
+        return 0
+    if argv[0] not in VERBS:
+        return fail(f"no verb '{argv[0]}'; there are {', '.join(VERBS)}")
+    set_up()
+    try:
+        return importlib.import_module(f"cardiojax.cli.{argv[0]}").main(argv[1:])
+    except InputError as error:
+        return fail(str(error))
+    except Preempted as stop:
+        print(f"cardiojax: {stop}", file=sys.stderr)
+        return PREEMPTED
+    except OSError as error:              # a full disk, a folder that may not be written
+        if error.strerror is None:
+            raise
+        return fail(f"{error.strerror}: {error.filename or ''}".rstrip(": "))
+    except KeyboardInterrupt:
+        print("cardiojax: interrupted", file=sys.stderr)
+        return 130
+
+
+def fail(message: str) -> int:
+    print(f"cardiojax: error: {' '.join(message.split())}", file=sys.stderr)
+    return 2
+
+
+def set_up():
+    """Log lines of the house on stderr, those of its libraries only where they are errors; a compilation cache."""
+    os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(Path.home() / ".cache" / "cardiojax" / "jax"))
+    os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.2")
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    logging.getLogger().setLevel(logging.ERROR)
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("%(message)s"))
+    house = logging.getLogger("cardiojax")
+    house.handlers = [handler]
+    house.propagate = False
+    house.setLevel(logging.INFO)

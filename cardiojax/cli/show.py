@@ -1,0 +1,77 @@
+"""`cardiojax show RUN`: what a run folder is."""
+
+import dataclasses
+import json
+from pathlib import Path
+
+import tyro
+from rich.console import Console
+from rich.table import Table
+from tyro.conf import Positional
+
+from cardiojax.errors import RunError
+from cardiojax.files import read_arrays
+from cardiojax.models.saved import read_config, read_metrics
+
+ROWS = 8               # evaluations that are shown
+
+
+@dataclasses.dataclass(frozen=True)
+class Show:
+    """Print what a run is: settings, data, versions, parents, size of its model, checkpoints, evaluations."""
+
+    run: Positional[Path]
+
+
+def main(argv: list[str]) -> int:
+    args = tyro.cli(Show, args=argv, prog="cardiojax show")
+    config = read_config(args.run)
+    print(json.dumps(config, indent=2))
+    print(f"parents: {' ← '.join(ancestors(args.run, config)) or 'none, trained from scratch'}")
+    print(f"model: {size(args.run)}")
+    steps = sorted(int(p.name) for p in (args.run / "checkpoints").glob("[0-9]*") if p.name.isdigit())
+    print(f"checkpoints: step {', '.join(map(str, steps)) or 'none'}")
+    lines = read_metrics(args.run)
+    for kind in ("train", "validation"):
+        last = next((line for line in reversed(lines) if line["kind"] == kind), None)
+        if last:
+            print(f"last {kind}: {json.dumps(last)}")
+    evaluations = [line for line in lines if line["kind"] == "validation"]
+    if evaluations:
+        Console().print(table_of(evaluations))
+    return 0
+
+
+def ancestors(run: Path, config: dict) -> list[str]:
+    """The runs that this one was finetuned from, the nearest first, as far as they can be followed."""
+    found = []
+    while (parent := config.get("parent")) and parent not in found:
+        found.append(parent)
+        try:
+            config = read_config(Path(parent))
+        except RunError:
+            found[-1] += " (not here)"
+            break
+    return found
+
+
+def size(run: Path) -> str:
+    try:
+        arrays = read_arrays(run / "model.npz")
+    except RunError as error:
+        return str(error)
+    parts = {"params": "parameters", "generator": "parameters of the generator",
+             "discriminator": "of the discriminator"}
+    counts = {said: sum(a.size for name, a in arrays.items() if name.startswith(f"{part}/"))
+              for part, said in parts.items()}
+    return ", ".join([f"{n:,} {said}" for said, n in counts.items() if n]
+                     + [f"{sum(a.nbytes for a in arrays.values()) / 1e6:.1f} MB"])
+
+
+def table_of(evaluations: list[dict]) -> Table:
+    """A row an evaluation, the last ones; columns as the newest has them."""
+    columns = [c for c in evaluations[-1] if c not in ("kind", "time") and not c.endswith("_mean_predictor")][:9]
+    table = Table(*columns, title="evaluations on validation")
+    for line in evaluations[-ROWS:]:
+        table.add_row(*(f"{line[c]:.4g}" if isinstance(line.get(c), int | float) else "" for c in columns))
+    return table

@@ -1,0 +1,116 @@
+"""`cardiojax train {sfera,gaugan}`: a run folder from a dataset."""
+
+import dataclasses
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from cardiojax.config import GAUGAN_PRESETS, SFERA_PRESETS, GauganConfig, SferaConfig
+from cardiojax.errors import InputError
+from cardiojax.train.parallel import StepOptions
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Train:
+    """What both tasks ask for."""
+
+    data: str
+    """Training studies, NAME:SPLIT[,NAME:SPLIT], for example kaggle_dsb:train."""
+    data_dir: Path
+    """Where `cardiojax build` has put the records."""
+    run: Path
+    """The run folder."""
+    validation: str | None = None
+    """Studies to watch; the `validation` split of the first dataset by default."""
+    init: Path | None = None
+    """A finished run whose weights training starts from (a SFERA's target scaling too)."""
+    coordinator: str | None = None
+    """HOST:PORT of the first of several processes that train together. Under SLURM (srun) and Open MPI they find each
+    other by themselves; `cardiojax local` starts several on one machine."""
+    processes: int | None = None
+    """How many processes there are."""
+    process: int | None = None
+    """Which one this is, from 0."""
+    step: Annotated[StepOptions, tyro.conf.arg(name="")] = dataclasses.field(default_factory=StepOptions)
+    seed: int = 0
+    preset: str = "small"
+    """Defaults of all settings below: paper (one GPU or more), small (2 CPU cores), tiny (tests)."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TrainSfera(Train):
+    """Train SFERA on studies with known volumes. Where RUN holds a run already, it goes on from its last checkpoint.
+
+    RUN gets config.json, checkpoints/, metrics.jsonl, tensorboard/ and model.npz, which `cardiojax.load(RUN)` opens.
+    """
+
+    settings: Annotated[SferaConfig, tyro.conf.arg(name="")] = dataclasses.field(default_factory=SferaConfig)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TrainGaugan(Train):
+    """Train a GauGAN on the ED and ES frames of studies with masks: it makes images of masks, and only with labels
+    that it saw. Where RUN holds a run already, it goes on from its last checkpoint.
+
+    RUN gets config.json, checkpoints/, metrics.jsonl, tensorboard/, samples/ (mask, synthetic and real image of
+    held-out frames) and model.npz, which `cardiojax.load(RUN)` opens.
+    """
+
+    judge: Path | None = None
+    """A SFERA run trained on real images: every evaluation then measures the held-out studies through it."""
+    settings: Annotated[GauganConfig, tyro.conf.arg(name="")] = dataclasses.field(default_factory=GauganConfig)
+
+
+TASKS = {"sfera": (TrainSfera, SFERA_PRESETS), "gaugan": (TrainGaugan, GAUGAN_PRESETS)}
+
+
+def main(argv: list[str]) -> int:
+    if not argv or argv[0] not in TASKS:
+        if argv and argv[0] in ("-h", "--help"):
+            print(f"usage: cardiojax train {{{','.join(TASKS)}}} [options]     (cardiojax train TASK --help says more)")
+            return 0
+        raise InputError(f"train what? There is {', '.join(TASKS)}")
+    args = parse(argv[0], argv[1:])
+    import jax
+
+    from cardiojax.train.hosts import join
+    join(args.coordinator, args.processes, args.process)
+    common = {"preset": args.preset, "training": args.data, "validation": args.validation, "data_dir": args.data_dir,
+              "run": args.run, "init": args.init, "seed": args.seed, "options": args.step}
+    if isinstance(args, TrainGaugan):
+        from cardiojax.train import gaugan
+        gaugan.train(args.settings, judge=args.judge, **common)
+    else:
+        from cardiojax.train import sfera
+        sfera.train(args.settings, **common)
+    judge = " --judge SFERA_RUN" if isinstance(args, TrainGaugan) else ""
+    if jax.process_index() == 0 and not args.step.dry_run:
+        print(f"{args.run}: trained. Next: cardiojax evaluate --run {args.run} --data NAME:test "
+              f"--data-dir {args.data_dir} --out DIR{judge}", file=sys.stderr)
+    return 0
+
+
+def preset_of(argv: list[str], presets: dict) -> str:
+    """The preset is looked for first: it sets the defaults that the other flags change and --help shows."""
+    preset = "small"
+    for i, word in enumerate(argv):
+        if word == "--preset" and i + 1 < len(argv):
+            preset = argv[i + 1]
+        elif word.startswith("--preset="):
+            preset = word.removeprefix("--preset=")
+    if preset not in presets:
+        raise InputError(f"no preset '{preset}'; there are {', '.join(presets)}")
+    return preset
+
+
+def parse(task: str, argv: list[str]) -> TrainSfera | TrainGaugan:
+    kind, presets = TASKS[task]
+    preset = preset_of(argv, presets)
+    try:
+        return tyro.cli(kind, args=argv, prog=f"cardiojax train {task}",
+                        default=kind(data=tyro.MISSING, data_dir=tyro.MISSING, run=tyro.MISSING, preset=preset,
+                                     settings=presets[preset]), config=(tyro.conf.OmitArgPrefixes,))
+    except ValueError as error:
+        raise InputError(str(error)) from None

@@ -1,0 +1,65 @@
+"""A split → padded batches by grain: shuffled and endless to train on, each study once to evaluate on."""
+
+from collections.abc import Callable, Iterator, Sequence
+
+import grain.python as grain
+import numpy as np
+
+from cardiojax.data import records
+from cardiojax.data.split import Split
+from cardiojax.errors import DataError
+from cardiojax.preparation.batch import Batch, batch_of, collate, padded_slices, study_arrays
+
+
+def max_slices(*splits: Split) -> int:
+    """Slices to pad to, of all of these splits (`preparation.batch.padded_slices`)."""
+    return padded_slices(int(s.n_slices.max()) for s in splits)
+
+
+def training_batches(split: Split, *, size_px: int, batch: int, slices: int, seed: int,
+                     process: int = 0, processes: int = 1, devices: int = 1) -> grain.DatasetIterator:
+    """Endless shuffled batches of this process's share. `get_state`/`set_state` resume it anywhere in an epoch."""
+    def arrays(record: dict) -> dict[str, np.ndarray]:
+        return study_arrays(records.decode(record), size_px, slices)
+
+    def batch_of_all(arrays, indices):
+        return collate(arrays, split.n_slices[indices], devices)
+
+    return endless(_Records(split), arrays, batch_of_all, split.name, "studies", batch=batch, seed=seed,
+                   process=process, processes=processes)
+
+
+def endless(source: Sequence, arrays_of: Callable, batch_of_all: Callable, name: str, things: str, *, batch: int,
+            seed: int, process: int, processes: int) -> grain.DatasetIterator:
+    """Endless shuffled batches of a random-access source, of each the part of one process.
+
+    The batches and their order do not depend on how many processes share them, nor does the iterator's state.
+    `batch_of_all` gets the arrays and the indices of the whole batch.
+    """
+    if batch > len(source):
+        raise DataError(f"a batch of {batch} {things} is more than {name} holds ({len(source)})")
+    mine = slice(process * batch // processes, (process + 1) * batch // processes)
+    dataset = (grain.MapDataset.range(len(source)).seed(seed).shuffle().repeat()
+               .batch(batch, drop_remainder=True)
+               .map(lambda indices: batch_of_all([arrays_of(source[int(i)]) for i in indices[mine]], indices)))
+    return iter(dataset.to_iter_dataset(grain.ReadOptions(num_threads=2, prefetch_buffer_size=4)))
+
+
+def evaluation_batches(split: Split, *, size_px: int, batch: int, slices: int) -> Iterator[Batch]:
+    """Every study once, in order; the last batch is filled up with copies whose `real` is False."""
+    for start in range(0, len(split), batch):
+        studies = [split[i] for i in range(start, min(start + batch, len(split)))]
+        yield batch_of(studies, size_px, fill_to=batch, slices=slices)
+
+
+class _Records:
+    """The usable records of a split, as grain reads them."""
+
+    def __init__(self, split: Split):
+        self.source, self.index = split.source, split.index
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+    def __getitem__(self, i: int) -> dict:
+        return self.source[int(self.index[i])]

@@ -1,0 +1,85 @@
+"""Single ED and ES frames with their masks, out of the records of studies: what a GauGAN learns from."""
+
+import functools
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import grain.python as grain
+import numpy as np
+
+from cardiojax.data import records
+from cardiojax.data.batches import endless
+from cardiojax.data.split import Split
+from cardiojax.errors import DataError
+from cardiojax.preparation import SIZE_PX
+from cardiojax.preparation.batch import halve, halve_mask
+
+PREVIEWS = 8               # held-out frames that an evaluation shows
+
+
+class FrameBatch(NamedTuple):
+    """images: (B, H, W) uint8, 0–255 for [0, 1]; masks: (B, H, W) uint8 labels."""
+
+    images: np.ndarray
+    masks: np.ndarray
+
+
+class Frames:
+    """Every frame with a mask of a split, by index; `labels`: those that its masks hold."""
+
+    def __init__(self, split: Split):
+        """Raises DataError where no study has masks, naming the split."""
+        self.split, at, labels = split, [], {0}
+        for i in range(len(split)):
+            study = split[i]
+            if study.masks is not None:
+                at += [(i, s, t) for s in range(len(study)) for t in range(2)]
+                labels |= set(np.unique(study.masks).tolist())
+        if not at:
+            raise DataError(f"{split.name} has no masks; a GauGAN learns from images with masks")
+        self.at = np.array(at)
+        self.labels = tuple(sorted(labels))
+
+    def __len__(self) -> int:
+        return len(self.at)
+
+    def __getitem__(self, i: int) -> tuple[dict, int, int]:
+        study, s, t = self.at[i]
+        return self.split.source[int(self.split.index[study])], int(s), int(t)
+
+    def batch(self, which: Sequence[int], size_px: int) -> FrameBatch:
+        return stacked([frame_arrays(self[i], size_px) for i in which])
+
+    def examples(self, count: int, size_px: int) -> FrameBatch:
+        """Some frames spread over the split, each with every label of the split or nearly so."""
+        scores = []
+        for i in range(len(self)):
+            record, s, t = self[i]
+            masks = records.decode(record).masks
+            assert masks is not None                     # `at` holds frames with masks only
+            scores.append(len(np.unique(masks[s, :, :, t])))
+        full = np.flatnonzero(np.array(scores) == max(scores))
+        return self.batch([int(full[i]) for i in np.linspace(0, len(full) - 1, min(count, len(full))).round()
+                           .astype(int)], size_px)
+
+
+def frame_arrays(item: tuple[dict, int, int], size_px: int) -> FrameBatch:
+    """One frame, without the batch axis."""
+    record, s, t = item
+    study = records.decode(record)
+    assert study.masks is not None
+    image, mask = study.frames[s:s + 1, :, :, t:t + 1], study.masks[s, :, :, t]
+    if size_px != SIZE_PX:
+        image, mask = halve(image), halve_mask(mask)
+    return FrameBatch(image[0, :, :, 0], mask)
+
+
+def stacked(frames: Sequence[FrameBatch]) -> FrameBatch:
+    return FrameBatch(*(np.stack(column) for column in zip(*frames, strict=True)))
+
+
+def training_batches(frames: Frames, *, size_px: int, batch: int, seed: int, process: int = 0, processes: int = 1
+                     ) -> grain.DatasetIterator:
+    """Endless shuffled batches of this process's share; resumable as `data.training_batches` is."""
+    return endless(frames, functools.partial(frame_arrays, size_px=size_px), lambda arrays, _: stacked(arrays),
+                   frames.split.name, "frames", batch=batch, seed=seed, process=process, processes=processes)

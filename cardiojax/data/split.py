@@ -1,0 +1,112 @@
+"""Records on disk → a `Split`: studies by index, of one dataset or several."""
+
+import dataclasses
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import tensorflow_datasets as tfds
+
+from cardiojax.data import records
+from cardiojax.errors import DataError
+from cardiojax.study import Study
+
+log = logging.getLogger("cardiojax")
+
+
+@dataclasses.dataclass(frozen=True)
+class Split:
+    """Studies of one or more `NAME:SPLIT`: a sequence of `Study`, and what a first pass over them found."""
+
+    name: str
+    source: Sequence[dict]
+    index: np.ndarray                 # the usable records
+    volumes_ml: np.ndarray            # (N, 2)
+    slice_spacing_mm: np.ndarray      # (N,)
+    n_slices: np.ndarray              # (N,)
+    ancestors: frozenset[str]         # real patients behind the records
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+    def __getitem__(self, i: int) -> Study:
+        return records.decode(self.source[int(self.index[i])])
+
+
+class _Joined:
+    """Several data sources as one random-access source."""
+
+    def __init__(self, sources: list[Sequence[dict]]):
+        self.sources, self.ends = sources, np.cumsum([len(s) for s in sources])
+
+    def __len__(self) -> int:
+        return int(self.ends[-1])
+
+    def __getitem__(self, i: int) -> dict:
+        which = int(np.searchsorted(self.ends, i, side="right"))
+        return self.sources[which][i - (self.ends[which - 1] if which else 0)]
+
+
+def open_split(spec: str, data_dir: Path, need_volumes: bool = True) -> Split:
+    """`NAME[/CONFIG]:SPLIT[,NAME:SPLIT…]` under `data_dir`. Studies without volumes are left out by name.
+
+    Raises DataError where a dataset is not built or a split does not exist or is empty.
+    """
+    return usable(spec, _Joined([_open_one(s.strip(), data_dir) for s in spec.split(",")]), need_volumes)
+
+
+def usable(name: str, source: Sequence[dict], need_volumes: bool = True) -> Split:
+    """A split of these records, but for those without volumes."""
+    index, volumes, spacings, slices, ancestors = [], [], [], [], set()
+    for i in range(len(source)):
+        study = records.decode(source[i])
+        v = np.full(2, np.nan) if study.volumes_ml is None else study.volumes_ml
+        if need_volumes and np.isnan(v).any():
+            log.warning("study %s: no volumes, left out of %s", study.study_id, name)
+            continue
+        index.append(i)
+        volumes.append(v)
+        spacings.append(study.slice_spacing_mm)
+        slices.append(len(study))
+        ancestors.add(f"{study.source}/{study.ancestor or study.study_id}")
+    if not index:
+        raise DataError(f"{name} holds no usable study")
+    return Split(name, source, np.array(index), np.array(volumes, np.float32), np.array(spacings, np.float32),
+                 np.array(slices), frozenset(ancestors))
+
+
+def open_pair(training: str, validation: str | None, data_dir: Path, need_volumes: bool = True
+              ) -> tuple[Split, Split]:
+    """The splits to learn from and to watch: by default `validation` of the first dataset.
+
+    Raises DataError where a patient is in both.
+    """
+    validation = validation or training.partition(":")[0] + ":validation"
+    pair = tuple(open_split(s, data_dir, need_volumes) for s in (training, validation))
+    if shared := pair[0].ancestors & pair[1].ancestors:
+        raise DataError(f"{len(shared)} patients are in both {training} and {validation}: "
+                        f"{', '.join(sorted(shared)[:3])}")
+    return pair
+
+
+def _open_one(spec: str, data_dir: Path) -> Sequence[dict]:
+    import data_builders  # noqa: F401  registers the datasets; late, for it imports this package
+
+    name, colon, split = spec.partition(":")
+    if not colon:
+        raise DataError(f"'{spec}' is not NAME:SPLIT, for example acdc:train")
+    written = sorted((Path(data_dir) / name).glob("[0-9]*.*/dataset_info.json"))
+    try:              # a folder that is there opens by itself: a cohort may have any name
+        builder = (tfds.builder_from_directory(written[-1].parent) if written else
+                   tfds.builder(name, data_dir=data_dir))
+    except (tfds.core.DatasetNotFoundError, ValueError, FileNotFoundError) as error:
+        raise DataError(f"no dataset '{name}' ({str(error).splitlines()[0]})") from None
+    if not builder.info.splits:
+        raise DataError(f"dataset '{name}' is not built in {data_dir}; run: "
+                        f"cardiojax build {name.split('/')[0]} --data-dir {data_dir}")
+    try:
+        return builder.as_data_source(split=split)
+    except (ValueError, KeyError):
+        raise DataError(f"dataset '{name}' has no split '{split}'; it has "
+                        f"{', '.join(sorted(builder.info.splits))}") from None

@@ -1,0 +1,130 @@
+"""The paper's experiment: does pretraining on synthetic studies of flat EF make volumes better?"""
+
+import dataclasses
+import functools
+import json
+import logging
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from cardiojax import data
+from cardiojax.config import ExperimentConfig
+from cardiojax.errors import DataError
+from cardiojax.experiment import report as experiment_report
+from cardiojax.experiment.comparison import compare, masks_own
+from cardiojax.experiment.stages import ABLATIONS, Busy, NotMade, Stages
+from cardiojax.files import write_text
+from cardiojax.provenance import commit
+
+log = logging.getLogger("cardiojax")
+
+POLL_S = 2                 # between looks at stages that other processes are at
+Training = tuple[str, str, int]      # experiment, dataset, seed
+
+
+def trainings(stages: Stages) -> dict[Training, Callable[[], Path]]:
+    """What makes each training's run; what answers the question comes first."""
+    config, datasets, seeds = stages.config, (stages.first, stages.second), range(stages.config.seeds)
+    found: dict[Training, Callable[[], Path]] = {}
+
+    def rso(dataset: str, seed: int):
+        found.setdefault(("RSO", dataset, seed), lambda: stages.rso(dataset, seed))
+
+    def sso(name: str, dataset: str):
+        found.setdefault((label("SSO", name), dataset, 0), lambda: stages.sso(stages.cohort(name)))
+
+    def rsp(name: str, dataset: str, seed: int):
+        found.setdefault((label("RSP", name), dataset, seed),
+                         lambda: stages.rsp(stages.cohort(name), dataset, seed))
+
+    rso(stages.first, 0)
+    for name in ("warp", "uniform") if config.ablations else ("uniform",):
+        sso(name, stages.first)
+        rsp(name, stages.first, 0)
+    for seed in seeds:
+        for dataset in datasets:
+            rso(dataset, seed)
+            rsp("uniform", dataset, seed)
+    if config.ablations:
+        found |= {("RSO-long", dataset, 0): functools.partial(stages.long, dataset) for dataset in datasets}
+    found |= {("RSA", dataset, seed): functools.partial(stages.rsa, seed) for seed in seeds for dataset in datasets}
+    for name in ("uniform", *(ABLATIONS if config.ablations else ())):
+        for dataset in datasets:
+            sso(name, dataset)
+            for seed in seeds if name == "warp" else range(1):
+                rsp(name, dataset, seed)
+    return found
+
+
+def label(experiment: str, cohort: str) -> str:
+    return experiment if cohort == "uniform" else f"{experiment}-{cohort}"
+
+
+def made(stages: Stages) -> Iterator[tuple[Training, Path, dict[str, dict]]]:
+    """Each training's run and metrics by split, as they are ready; what other processes are at comes later."""
+    waiting, missing, told = trainings(stages), [], False
+    while waiting:
+        busy = dict(waiting)
+        for training, make in waiting.items():
+            try:
+                run = make()
+                metrics = {name: stages.evaluated(run, split) for name, split in judged_on(stages, training).items()}
+            except Busy:
+                continue
+            except NotMade:
+                missing.append(" ".join(map(str, training)))
+            else:
+                yield training, run, metrics
+            del busy[training]
+        if len(busy) == len(waiting):
+            if not told:
+                log.info("waiting for other processes that are at what %d trainings need", len(busy))
+            told = True
+            time.sleep(POLL_S)
+        waiting = busy
+    if missing:
+        log.warning("not there yet: %s", ", ".join(missing))
+
+
+def judged_on(stages: Stages, training: Training) -> dict[str, data.Split]:
+    """Test, validation (deviations are recalibrated on it) and, of a pretraining, its own validation."""
+    experiment, dataset, _ = training
+    found = {name: stages.splits[f"{dataset}:{name}"] for name in ("test", "validation")}
+    if experiment.startswith("SSO"):
+        found["synthetic"] = stages.cohorts[experiment.partition("-")[2] or "uniform"]["validation"]
+    return found
+
+
+def run(config: ExperimentConfig, *, preset: str, first: str, second: str, data_dir: Path, out: Path, make: bool = True
+        ) -> dict:
+    """All stages, evaluated; the metrics so far are in OUT/experiment.json after each of them, at the end also the
+    comparisons, and report.html, table1.csv and figures/ beside it. With `make` False: of the stages that are there.
+
+    Raises DataError where a dataset is not there, or (`make` False) no training is finished.
+    """
+    stages = Stages(config, preset, first, second, data_dir, out, make)
+    found: dict[str, dict[str, dict[int, dict]]] = {first: {}, second: {}}
+    synthetic = {}
+    result = {"settings": {"preset": preset, "first": first, "second": second, "commit": commit(),
+                           "config": dataclasses.asdict(config)}}
+    for (experiment, dataset, seed), path, metrics in made(stages):
+        where = {"seed": seed, "run": str(path.relative_to(stages.out))}
+        found[dataset].setdefault(experiment, {})[seed] = metrics["test"] | where
+        if "synthetic" in metrics:
+            synthetic[experiment] = metrics["synthetic"] | where
+        result |= {"datasets": {d: {e: [by[s] for s in sorted(by)] for e, by in es.items()}
+                                for d, es in found.items() if es},
+                   "synthetic_validation": synthetic, "stages": stages.paths}
+        write_text(stages.out / "experiment.json", json.dumps(result, indent=2))
+        log.info("%s, %s, seed %d: EF RMSE %.1f", experiment, dataset, seed,
+                 metrics["test"]["ef"]["rmse"])
+    if "datasets" not in result:
+        raise DataError(f"no training of the experiment is finished in {out}")
+    result["comparisons"] = compare(stages.out, result["datasets"])
+    result["masks_own"] = {d: masks_own(stages.splits[f"{d}:train"], stages.splits[f"{d}:test"])
+                           for d in result["datasets"]}
+    write_text(stages.out / "experiment.json", json.dumps(result, indent=2))
+    with stages.held(stages.out / "report", wait=True):
+        experiment_report.write(stages.out, result, stages.splits, stages.cohorts)
+    return result

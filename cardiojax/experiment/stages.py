@@ -1,0 +1,205 @@
+"""The stages of the paper's experiment: trainings, cohorts, evaluations.
+
+They are run folders and cohorts, each named after what it was made from (settings, data, parents). So a stopped
+experiment goes on where it was, and a changed setting redoes what depends on it and nothing else. Several processes may
+share one experiment, for instance one a GPU: each takes stages that no other is at.
+"""
+
+import contextlib
+import dataclasses
+import hashlib
+import json
+import logging
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import filelock
+import jax
+import numpy as np
+
+from cardiojax import data
+from cardiojax.config import ExperimentConfig, SferaConfig
+from cardiojax.evaluate import report
+from cardiojax.experiment.comparison import folder_name
+from cardiojax.files import write_text
+from cardiojax.models import load
+from cardiojax.models.gaugan import GauganModel
+from cardiojax.provenance import commit
+from cardiojax.synthesis import build as synthesize
+from cardiojax.train import gaugan, sfera
+from cardiojax.units import ef_percent
+
+log = logging.getLogger("cardiojax")
+
+DONE = "stage.json"        # in a finished stage's folder: what it was made from, and the seconds it took
+ABLATIONS = {"half": "uniform", "as_first": "as:first", "warp": "uniform"}      # cohorts besides the main one
+
+
+@dataclasses.dataclass(frozen=True)
+class Cohort:
+    """A cohort as a stage."""
+
+    name: str
+    config: str            # opens as synthetic/CONFIG in OUT/data
+
+
+class NotMade(Exception):
+    """A stage that is not there and shall not be made."""
+
+
+class Busy(Exception):
+    """A stage that another process is at."""
+
+
+class Stages:
+    """Makes each stage once, in the order in which they are asked for; with `make` False they must be there."""
+
+    def __init__(self, config: ExperimentConfig, preset: str, first: str, second: str, data_dir: Path, out: Path,
+                 make: bool = True):
+        self.config, self.preset, self.first, self.second = config, preset, first, second
+        self.data_dir, self.out, self.make = data_dir, out.absolute(), make
+        self.finetuning = dataclasses.replace(config.sfera, learning_rate=config.finetuning_rate,
+                                              steps=config.finetuning_steps or config.sfera.steps)
+        self.paths: dict[str, str] = {}          # of the stages asked for, below `out`
+        self.cohorts: dict[str, dict[str, data.Split]] = {}
+        self.splits = {f"{name}:{split}": data.open_split(f"{name}:{split}", data_dir)
+                       for name in (first, second) for split in ("train", "validation", "test")}
+        self.digests = {name: fingerprint(split) for name, split in self.splits.items()}
+
+    def stage(self, name: str, made_from: dict, work: Callable[[Path], object], below: str = "stages",
+              inside: str = "") -> Path:
+        """The folder of a stage; `work` makes it where it is not finished."""
+        folder = self.out / below / f"{name}_{digest(made_from)}" / inside
+        self.paths[name] = str(folder.relative_to(self.out))
+        if (folder / DONE).exists():
+            return folder
+        if not self.make:
+            raise NotMade(name)
+        with self.held(folder):
+            if not (folder / DONE).exists():
+                log.info("stage %s → %s", name, folder.relative_to(self.out))
+                began = time.monotonic()
+                work(folder)
+                write_text(folder / DONE, json.dumps({"made_from": made_from, "commit": commit(), "device":
+                                                      jax.devices()[0].device_kind, "devices": len(jax.devices()),
+                                                      "seconds": round(time.monotonic() - began, 1)}, indent=2))
+                jax.clear_caches()
+        return folder
+
+    @contextlib.contextmanager
+    def held(self, folder: Path, wait: bool = False) -> Iterator[None]:
+        """While this process alone is at `folder`; the lock goes with the process. Raises Busy without `wait`."""
+        file = self.out / "locks" / "_".join(folder.relative_to(self.out).parts)
+        file.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with filelock.FileLock(file, timeout=-1 if wait else 0):
+                yield
+        except filelock.Timeout:
+            raise Busy(folder.name) from None
+
+    def evaluated(self, run: Path, split: data.Split) -> dict:
+        """A run on a split: metrics.json, predictions.csv and figures in RUN/evaluations; made once."""
+        folder = run / "evaluations" / folder_name(split.name)
+        if not (folder / "metrics.json").exists():
+            if not self.make:
+                raise NotMade(f"{run.name} on {split.name}")
+            with self.held(folder):
+                if not (folder / "metrics.json").exists():
+                    report.evaluate(load(run), split, folder)
+        return json.loads((folder / "metrics.json").read_text())
+
+    def rso(self, dataset: str, seed: int) -> Path:
+        """Real studies only."""
+        return self.sfera(f"rso_{folder_name(dataset)}_{seed}", f"{dataset}:train", seed, self.config.sfera)
+
+    def long(self, dataset: str) -> Path:
+        """Real studies only, for as many steps as pretraining and finetuning take together."""
+        steps = self.config.pretraining_steps + self.finetuning.steps
+        return self.sfera(f"long_{folder_name(dataset)}", f"{dataset}:train", 0,
+                          dataclasses.replace(self.config.sfera, steps=steps))
+
+    def rsa(self, seed: int) -> Path:
+        """Both real datasets together, no pretraining."""
+        return self.sfera(f"rsa_{seed}", f"{self.first}:train,{self.second}:train", seed, self.config.sfera)
+
+    def sso(self, cohort: Cohort, seed: int = 0) -> Path:
+        """Synthetic studies only; watched on descendants of other patients."""
+        steps = self.config.pretraining_steps
+        every = min(steps, max(self.config.sfera.evaluate_every, steps // 2))          # each reads the whole cohort
+        settings = dataclasses.replace(self.config.sfera, steps=steps, evaluate_every=every)
+        made_from = {"task": "sfera", "config": dataclasses.asdict(settings), "seed": seed, "cohort": cohort.config}
+        return self.stage(f"sso_{cohort.name}_{seed}", made_from, lambda run: sfera.train(
+            settings, preset=self.preset, training=f"synthetic/{cohort.config}:train", validation=None,
+            data_dir=self.out / "data", run=run, seed=seed))
+
+    def rsp(self, cohort: Cohort, dataset: str, seed: int) -> Path:
+        """Pretrained on a cohort, then finetuned on one real dataset."""
+        name = f"rsp_{cohort.name}_{folder_name(dataset)}_{seed}"
+        return self.sfera(name, f"{dataset}:train", seed, self.finetuning, self.sso(cohort))
+
+    def sfera(self, name: str, training: str, seed: int, settings: SferaConfig, init: Path | None = None) -> Path:
+        """One training on real studies."""
+        validation = f"{training.partition(':')[0]}:validation"
+        made_from = {"task": "sfera", "config": dataclasses.asdict(settings), "seed": seed,
+                     "data": [self.digests[s] for s in (*training.split(","), validation)],
+                     "parent": init and init.name}
+        return self.stage(name, made_from, lambda run: sfera.train(
+            settings, preset=self.preset, training=training, validation=validation, data_dir=self.data_dir, run=run,
+            init=init, seed=seed))
+
+    def gaugan(self) -> Path:
+        """The generator: the training split of the first dataset is all that it sees."""
+        judge = self.rso(self.first, 0)
+        settings = self.config.gaugan
+        if self.config.own_features:
+            settings = dataclasses.replace(settings, perceptual=f"sfera:{judge}")
+        made_from = {"task": "gaugan", "config": dataclasses.asdict(self.config.gaugan), "judge": judge.name,
+                     "own_features": self.config.own_features,
+                     "data": [self.digests[f"{self.first}:{s}"] for s in ("train", "validation")]}
+        return self.stage("gaugan", made_from, lambda run: gaugan.train(
+            settings, preset=self.preset, training=f"{self.first}:train", validation=None, data_dir=self.data_dir,
+            run=run, judge=judge, seed=0))
+
+    def cohort(self, name: str) -> Cohort:
+        """The main cohort, "uniform", or one of `ABLATIONS`; descendants of the first dataset's patients."""
+        splits = {s: self.splits[f"{self.first}:{s}"] for s in ("train", "validation")}
+        size, painter = self.config.synthetic, None
+        if name in ("half", "as_first"):
+            size = size // 2
+        if name != "warp":
+            painter = self.gaugan()
+        settings = synthesize.Settings(ABLATIONS.get(name, "uniform").replace("first", self.first), size,
+                                       1 if name == "half" else 0)
+        made_from = {"task": "cohort", "settings": dataclasses.asdict(settings), "gaugan": painter and painter.name,
+                     "data": [self.digests[f"{self.first}:{s}"] for s in splits]}
+
+        def work(folder: Path):
+            generator = load(painter) if painter else None
+            assert generator is None or isinstance(generator, GauganModel)
+            synthesize.build(generator, splits, folder, settings, self.real_ef)
+
+        folder = self.stage(name, made_from, work, below="data/synthetic", inside=synthesize.VERSION)
+        cohort = Cohort(name, folder.parent.name)
+        if name not in self.cohorts:
+            self.cohorts[name] = {s: data.open_split(f"synthetic/{cohort.config}:{s}", self.out / "data")
+                                  for s in splits}
+        return cohort
+
+    def real_ef(self, name: str) -> np.ndarray:
+        return ef_percent(*self.splits[f"{name}:train"].volumes_ml.T)
+
+
+def digest(made_from: dict) -> str:
+    return hashlib.sha256(json.dumps(made_from, sort_keys=True).encode()).hexdigest()[:10]
+
+
+def fingerprint(split: data.Split) -> str:
+    """Changes with any study of a split."""
+    total = hashlib.sha256(split.volumes_ml.tobytes())
+    for i in range(len(split)):
+        study = split[i]
+        total.update(study.study_id.encode())
+        total.update(np.ascontiguousarray(study.frames).tobytes())
+        total.update(b"" if study.masks is None else np.ascontiguousarray(study.masks).tobytes())
+    return total.hexdigest()[:16]

@@ -1,0 +1,38 @@
+"""Files that are whole or not there, however the process ends; arrays as plain .npz."""
+
+import os
+import uuid
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+
+from cardiojax.errors import RunError
+
+
+def write_text(file: Path, text: str):
+    """Whole or not at all, however the process ends."""
+    partial = file.with_name(f"{file.name}.{uuid.uuid4().hex[:8]}.partial")         # several processes may write it
+    partial.write_text(text)
+    os.replace(partial, file)
+
+
+def write_arrays(file: Path, arrays: Mapping[str, np.ndarray]):
+    """Named arrays as one .npz, atomically."""
+    partial = file.with_name(file.name + ".partial")
+    with partial.open("wb") as stream:
+        np.savez(stream, **arrays)
+    os.replace(partial, file)
+
+
+def read_arrays(file: Path) -> dict[str, np.ndarray]:
+    """The arrays of a model.npz. Raises RunError where there is none yet."""
+    try:
+        with np.load(file, allow_pickle=False) as arrays:
+            return {name: arrays[name] for name in arrays.files}
+    except FileNotFoundError:
+        raise RunError(f"{file.parent} has no {file.name} yet: its training has not reached an evaluation; "
+                       "run the same train command again") from None
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+        raise RunError(f"{file} cannot be read ({error})") from None

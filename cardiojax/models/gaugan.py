@@ -1,0 +1,215 @@
+"""Masks → images, by a trained or ported GauGAN."""
+
+import functools
+from collections.abc import Sequence
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jaxtyping import Array, Float, Int, UInt8
+
+from cardiojax.config import GauganNetConfig, jax_dtype
+from cardiojax.errors import InputError, RunError
+from cardiojax.files import read_arrays
+from cardiojax.models.saved import into_state, read_config
+from cardiojax.nets.gaugan import STYLE, Discriminator, Generator, padded_px
+from cardiojax.preparation import SIZE_PX
+from cardiojax.preparation.batch import halve_mask
+from cardiojax.units import LABELS
+
+OF_OLD = ("sparse",)       # settings of earlier runs that do not change what a network computes
+BATCH = 16                 # images a call: a multiple of 16 masks, or the next power of two below
+
+
+def build_generator(net: GauganNetConfig, rngs: nnx.Rngs, remat: bool = False) -> Generator:
+    return Generator(size_px=padded_px(net.size_px, net.upsamplings), classes=net.classes, channels=net.channels,
+                     ngf=net.ngf, upsamplings=net.upsamplings, hidden=net.hidden, norm=net.norm, style=net.style,
+                     dtype=jax_dtype(net.dtype), remat=remat, rngs=rngs)
+
+
+def build_discriminator(net: GauganNetConfig, rngs: nnx.Rngs) -> Discriminator:
+    return Discriminator(classes=net.classes, channels=net.channels, ndf=net.ndf, scales=net.scales,
+                         dtype=jax_dtype(net.dtype), rngs=rngs)
+
+
+def split_net(net: nnx.Module) -> tuple[nnx.GraphDef, nnx.State, nnx.State]:
+    """Graphdef, parameters, statistics."""
+    return nnx.split(net, nnx.Param, nnx.BatchStat)
+
+
+@functools.partial(jax.jit, static_argnames="net")
+def new_networks(net: GauganNetConfig, key: Array) -> tuple[nnx.State, nnx.State, nnx.State, nnx.State]:
+    """Random parameters and first statistics of a generator, and of a discriminator."""
+    generator_key, discriminator_key = jax.random.split(key)
+    return (*split_net(build_generator(net, nnx.Rngs(generator_key)))[1:],
+            *split_net(build_discriminator(net, nnx.Rngs(discriminator_key)))[1:])
+
+
+def padded(array: Array, size_px: int, mode: str) -> Array:
+    """(B, H, W, …) padded about its centre to `size_px`."""
+    low = (size_px - array.shape[1]) // 2
+    high = size_px - array.shape[1] - low
+    return jnp.pad(array, [(0, 0), (low, high), (low, high)] + [(0, 0)] * (array.ndim - 3), mode=mode)
+
+
+class GauganModel:
+    """A trained generator as a value: network and labels, its arrays on the device.
+
+    `apply` is pure and batched; `generate` takes masks of any size. See `cardiojax.load`.
+    """
+
+    def __init__(self, net: GauganNetConfig, labels: tuple[int, ...], params: nnx.State, stats: nnx.State,
+                 path: Path | None = None, settings: dict | None = None):
+        """labels: those that the generator has learned; path, settings: the run it comes from."""
+        self.net, self.labels, self.path, self.settings = net, labels, path, settings or {}
+        self.params, self.stats = jax.device_put((params, stats))
+        self._weights = tuple(jax.tree.leaves((self.params, self.stats)))
+
+    @classmethod
+    def load(cls, path: str | Path) -> "GauganModel":
+        """Open a run folder. Raises RunError where it is no GauGAN run, has no model yet or does not fit."""
+        path = Path(path)
+        settings = read_config(path)
+        if settings["task"] != "gaugan":
+            raise RunError(f"{path} is a {settings['task']} run, not a GauGAN run")
+        net = net_config(settings["config"])
+        params, stats, *_ = read_model(path, net)
+        return cls(net, tuple(settings["labels"]), params, stats, path, settings)
+
+    def apply(self, masks: Int[Array, "n h w"], styles: Float[Array, "n 256"] | None = None
+              ) -> Float[Array, "n h w c"]:
+        """Images in [−1, 1] of masks of an allowed size, in one call to the device; the result stays there."""
+        styles = jnp.zeros((len(masks), STYLE)) if styles is None else styles
+        return _paint(self.net, self._weights, masks, styles)
+
+    def flops(self, masks: Int[Array, "n h w"]) -> float | None:
+        """Of one `apply`, where the compiler says."""
+        styles = jnp.zeros((len(masks), STYLE))
+        return (_paint.lower(self.net, self._weights, masks, styles).compile().cost_analysis() or {}).get("flops")
+
+    def generate(self, masks: Int[np.ndarray, "n h w"], style: Float[np.ndarray, "n 256"] | None = None
+                 ) -> Float[np.ndarray, "n h w *c"]:
+        """Images in [−1, 1] of label masks, of the same size; one channel has no axis of its own.
+
+        Masks are taken at the run's pixel size (its `size_px`: 150 is 1 mm, 75 is 2 mm), padded with background to
+        a size that the network allows, and the images cropped back; only those of the records' 150 × 150 pixels are
+        halved for a run of 75, and their images doubled. A style encoder fixes the size to the run's own.
+        An image depends on its own mask alone.
+        style: a run's with a style encoder (see `styles`); its mean, zero, by default.
+        Raises InputError for labels that the generator never saw, and for sizes that it cannot make.
+        """
+        masks = self._checked(masks)
+        if style is not None and (not self.net.style or np.shape(style) != (len(masks), STYLE)):
+            raise InputError(f"a style is ({len(masks)}, {STYLE}) for these masks, and of a run with a style encoder")
+        if self.net.size_px * 2 == SIZE_PX and masks.shape[1:] == (SIZE_PX, SIZE_PX):
+            return double(self.generate(halve_mask(masks), style))
+        n, h, w = masks.shape
+        side = padded_px(max(h, w), self.net.upsamplings)
+        if self.net.style and side != padded_px(self.net.size_px, self.net.upsamplings):
+            raise InputError(f"this generator has a style encoder, which fixes its size to {self.net.size_px} pixels; "
+                             f"the masks have {h} × {w}")
+        low = (side - h) // 2, (side - w) // 2
+        square = np.pad(masks, ((0, 0), (low[0], side - h - low[0]), (low[1], side - w - low[1])))
+        styles = np.zeros((n, STYLE), np.float32) if style is None else np.asarray(style, np.float32)
+        out = np.empty((n, h, w, self.net.channels), np.float32)
+        batch = min(BATCH, 1 << (n - 1).bit_length()) if n else 1
+        for at in range(0, n, batch):
+            which = np.minimum(np.arange(at, at + batch), n - 1)       # the last batch is filled up with copies
+            images = self.apply(square[which], styles[which])
+            out[at:at + batch] = np.asarray(images)[:n - at, low[0]:low[0] + h, low[1]:low[1] + w]
+        return out[..., 0] if self.net.channels == 1 else out
+
+    def stacks(self, masks: Sequence[Int[np.ndarray, "_ h w 2"]], style: Float[np.ndarray, "n 256"] | None = None
+               ) -> list[Float[np.ndarray, "_ h w 2"]]:
+        """Images of the ED and ES masks of several studies, made together; `style`: one for each study."""
+        flat = np.concatenate([np.moveaxis(m, -1, 1).reshape(-1, *m.shape[1:3]) for m in masks])
+        lengths = [2 * len(m) for m in masks]
+        images = self.generate(flat, None if style is None else np.repeat(style, lengths, axis=0))
+        gray = images if images.ndim == 3 else images.mean(-1)
+        return [np.moveaxis(part.reshape(-1, 2, *flat.shape[1:]), 1, -1)
+                for part in np.split(gray, np.cumsum(lengths)[:-1])]
+
+    def styles(self, images: Float[np.ndarray, "n h w"]) -> Float[np.ndarray, "n 256"]:
+        """Mean styles of images in [−1, 1] of `size_px`, for `generate`. Raises InputError where there are none."""
+        if not self.net.style:
+            raise InputError("this generator has no style encoder (train it with --style)")
+        if np.shape(images)[1:] != (self.net.size_px, self.net.size_px):
+            raise InputError(f"styles are read from images of {self.net.size_px} pixels, not {np.shape(images)[1:]}")
+        channels = np.repeat(np.asarray(images, np.float32)[..., None], self.net.channels, axis=-1)
+        return np.asarray(_encode(self.net, self._weights, padded(
+            channels, padded_px(self.net.size_px, self.net.upsamplings), "reflect")))
+
+    def _checked(self, masks) -> Int[np.ndarray, "n h w"]:
+        masks = np.asarray(masks)
+        if masks.ndim != 3 or 0 in masks.shape[1:] or not np.issubdtype(masks.dtype, np.integer):
+            raise InputError(f"masks are whole numbers in (N, H, W), not {masks.dtype} in {masks.shape}")
+        if unknown := sorted(set(np.unique(masks).tolist()) - set(self.labels)):
+            raise InputError(f"the masks hold label {', '.join(map(_name, unknown))}, which this generator never saw; "
+                             f"it knows {', '.join(map(_name, self.labels))}")
+        return masks
+
+
+def to_uint8(images: Float[np.ndarray, "..."]) -> UInt8[np.ndarray, "..."]:
+    """[−1, 1] → the records' 0–255."""
+    return ((images + 1) * 127.5).round().clip(0, 255).astype(np.uint8)
+
+
+def _name(label: int) -> str:
+    return f"{label} ({LABELS[label]})" if 0 <= label < len(LABELS) else str(label)
+
+
+@functools.cache
+def generator_shapes(net: GauganNetConfig) -> tuple[nnx.GraphDef, nnx.State, nnx.State]:
+    """A generator as graphdef and shapes, for weights that come from elsewhere."""
+    return split_net(nnx.eval_shape(lambda: build_generator(net, nnx.Rngs(0))))
+
+
+def _merged(net: GauganNetConfig, weights: tuple[Array, ...]) -> Generator:
+    graph, *shapes = generator_shapes(net)
+    return nnx.merge(graph, *jax.tree.unflatten(jax.tree.structure(tuple(shapes)), weights), copy=True)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _paint(net: GauganNetConfig, weights: tuple[Array, ...], masks, styles):
+    generator = _merged(net, weights)
+    return generator(generator.label_maps(masks), style=styles)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _encode(net: GauganNetConfig, weights: tuple[Array, ...], images):
+    return _merged(net, weights).encoder(images)[0]
+
+
+def double(images: Float[np.ndarray, "n h w *c"]) -> Float[np.ndarray, "n h2 w2 *c"]:
+    """Twice the pixels, linear within each old one, so that the mean of its four is what it was (but for ± 1)."""
+    def along(x, axis):
+        edge = [(1, 1) if a == axis else (0, 0) for a in range(x.ndim)]
+        wide = np.pad(x, edge, mode="edge")
+        slope = (np.delete(wide, (0, 1), axis) - np.delete(wide, (-1, -2), axis)) / 8
+        return np.stack([x - slope, x + slope], axis=axis + 1).reshape(
+            *x.shape[:axis], 2 * x.shape[axis], *x.shape[axis + 1:])
+
+    return np.clip(along(along(images, 1), 2), -1.0, 1.0)
+
+
+def read_model(path: Path, net: GauganNetConfig) -> tuple[nnx.State, nnx.State, nnx.State | None, nnx.State | None]:
+    """Generator and, where the run has one, discriminator: parameters and statistics of each."""
+    arrays = read_arrays(path / "model.npz")
+    _, params, stats = generator_shapes(net)
+    generator = into_state(params, arrays, "generator"), into_state(stats, arrays, "generator_stats")
+    if not any(name.startswith("discriminator/") for name in arrays):
+        return *generator, None, None
+    _, params, stats = split_net(nnx.eval_shape(lambda: build_discriminator(net, nnx.Rngs(0))))
+    return (*generator, into_state(params, arrays, "discriminator"),
+            into_state(stats, arrays, "discriminator_stats"))
+
+
+def net_config(config: dict) -> GauganNetConfig:
+    """The network's settings out of config.json. Raises RunError where this version does not know one."""
+    settings = {k: v for k, v in config["net"].items() if k not in OF_OLD}
+    try:
+        return GauganNetConfig(**settings)
+    except (TypeError, KeyError) as error:
+        raise RunError(f"the run's settings are not this version's ({error})") from None

@@ -1,0 +1,77 @@
+"""What a prediction says: volumes with deviations, and whether a person should look."""
+
+import dataclasses
+import math
+from collections.abc import Sequence
+
+from scipy.stats import norm
+
+from cardiojax.study import Study
+
+# A study is referred to a person …
+MIN_SLICES = 6             # with fewer slices, as in ukbb_cardiac's quality control
+MIN_SPAN_MM = 60.0         # where they span less: of ACDC's and DSB's whole stacks one in fifty does
+APEX_SHARE = 0.5           # where the last slice's LV has more of the largest: in whole stacks it has at most 0.4
+FAR = 2.0                  # this many times farther from the training studies than any validation study was
+WIDE_EF_PERCENT = 15.0     # where the deviation of EF is larger
+COLUMNS = ("study_id", "edv_ml", "esv_ml", "ef_percent", "edv_std_ml", "esv_std_ml", "ef_std_percent",
+           "refer", "reasons", "p_ef_below_40", "p_ef_below_50", "ed_frame", "es_frame")
+
+
+@dataclasses.dataclass(frozen=True)
+class Prediction:
+    """LV volumes of one study with standard deviations; `refer` where a person should look, with `reasons`.
+
+    p_ef_below_40, p_ef_below_50: probabilities, of a normal distribution with these deviations.
+    ed_frame, es_frame: 1-based phases of the cine that were measured, None where the study has two frames alone.
+    """
+
+    study_id: str
+    edv_ml: float
+    esv_ml: float
+    ef_percent: float
+    edv_std_ml: float
+    esv_std_ml: float
+    ef_std_percent: float
+    refer: bool = False
+    reasons: str = ""
+    p_ef_below_40: float = math.nan
+    p_ef_below_50: float = math.nan
+    ed_frame: int | None = None
+    es_frame: int | None = None
+
+    def row(self) -> dict[str, str]:
+        """As the CSVs hold it: two decimals, `refer` 0 or 1, nothing for None."""
+        def text(value):
+            if isinstance(value, float):
+                return f"{value:.2f}"
+            return "" if value is None else str(int(value)) if isinstance(value, bool) else str(value)
+
+        return {c: text(getattr(self, c)) for c in COLUMNS}
+
+
+def p_below(limit: float, mean: float, std: float) -> float:
+    """The probability of a value below `limit` under a normal distribution."""
+    return float(norm.cdf(limit, mean, std))
+
+
+def reasons_to_refer(study: Study, *, mean_ml: Sequence[float], ef_std_percent: float, distance: float,
+                     ed_area: Sequence[float] | None) -> list[str]:
+    """Why a person should look at a study, beside its own notes.
+
+    mean_ml: predicted (EDV, ESV). distance: from the training studies, 1 for the farthest validation study.
+    ed_area: each slice's LV area at ED in any unit, base → apex; None where the network was not taught areas.
+    """
+    span_mm = len(study) * study.slice_spacing_mm
+    apex = 0.0
+    if ed_area is not None and len(study) > 1 and max(ed_area) > 0:
+        apex = float(ed_area[-1] / max(ed_area))
+    checks = (
+        (len(study) < MIN_SLICES, f"{len(study)} slices, fewer than {MIN_SLICES}"),
+        (span_mm < MIN_SPAN_MM, f"the slices span {span_mm:.0f} mm, too little for base to apex"),
+        (apex > APEX_SHARE,
+         f"the apex seems to be missing (LV area of the last slice is {apex:.0%} of the largest)"),
+        (not 0 <= mean_ml[1] < mean_ml[0], "predicted volumes are not physiological"),
+        (distance > FAR, f"unlike the training studies ({distance:.1f} times as far as any validation study)"),
+        (ef_std_percent > WIDE_EF_PERCENT, f"EF is uncertain (± {ef_std_percent:.0f} points)"))
+    return [*study.notes, *(reason for found, reason in checks if found)]

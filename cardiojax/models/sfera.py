@@ -1,0 +1,218 @@
+"""A trained SFERA: studies → volumes with deviations, as one jitted call of arrays that lie on the device."""
+
+import dataclasses
+import functools
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jaxtyping import Array, Float
+
+from cardiojax.config import AugmentConfig, SferaConfig, SferaNetConfig, jax_dtype
+from cardiojax.errors import RunError
+from cardiojax.files import read_arrays, write_arrays
+from cardiojax.models.prediction import Prediction, p_below, reasons_to_refer
+from cardiojax.models.ridge import UNCALIBRATED, Calibration, Ridge
+from cardiojax.models.saved import flatten, into_state, read_config
+from cardiojax.nets.sfera import Sfera
+from cardiojax.preparation import is_prepared, prepare
+from cardiojax.preparation.augment import view
+from cardiojax.preparation.batch import Batch, batch_of, padded_slices
+from cardiojax.readers import read_study
+from cardiojax.study import Study
+
+
+class Scaling(NamedTuple):
+    """volumes ÷ slice spacing (ml/mm), min–max scaled: 0 at `low`, 1 at `high`; from the training split alone."""
+
+    low: Array
+    high: Array
+
+    @classmethod
+    def of(cls, volumes_ml: Float[np.ndarray, "n 2"], slice_spacing_mm: Float[np.ndarray, " n"]) -> "Scaling":
+        normed = volumes_ml / slice_spacing_mm[:, None]
+        low, high = normed.min(axis=0), normed.max(axis=0)
+        return cls(low, np.where(high > low, high, low + 1.0).astype(np.float32))
+
+    def scale(self, volumes_ml, spacing_mm):
+        return (volumes_ml / spacing_mm[:, None] - self.low) / (self.high - self.low)
+
+    def to_ml(self, scaled, spacing_mm):
+        return (scaled * (self.high - self.low) + self.low) * spacing_mm[:, None]
+
+    def std_ml(self, scaled_std, spacing_mm):
+        return scaled_std * (self.high - self.low) * spacing_mm[:, None]
+
+
+class Readout(NamedTuple):
+    """What turns features into volumes."""
+
+    ridge: Ridge
+    calibration: Calibration
+    scaling: Scaling
+
+
+class Volumes(NamedTuple):
+    """Of a batch of studies.
+
+    mean_ml, std_ml (B, 2): EDV and ESV; ef_percent, ef_std_percent (B,), NaN where EDV is not positive.
+    distance (B,): from the studies of the ridge's fit; 1 is as far as the farthest validation study.
+    areas (B, S, 2): each slice's share of the scaled volumes (`nets.sfera.SferaOutput.areas`), times their range.
+    """
+
+    mean_ml: Array
+    std_ml: Array
+    ef_percent: Array
+    ef_std_percent: Array
+    distance: Array
+    areas: Array
+
+
+@functools.partial(jax.jit, static_argnames=("net", "remat"))
+def new_network(net: SferaNetConfig, key: Array, remat: bool = False) -> tuple[nnx.GraphDef, nnx.State, nnx.State]:
+    """A network of random weights as graphdef, parameters and batch statistics."""
+    fields = dataclasses.asdict(net)
+    model = Sfera(**{**fields, "dtype": jax_dtype(net.dtype)}, remat=remat, rngs=nnx.Rngs(key))
+    return nnx.split(model, nnx.Param, nnx.BatchStat)
+
+
+@functools.cache
+def network_shapes(net: SferaNetConfig, remat: bool = False) -> tuple[nnx.GraphDef, nnx.State, nnx.State]:
+    """The same with shapes for arrays, for weights that come from elsewhere: at once, where `new_network` compiles."""
+    return jax.eval_shape(functools.partial(new_network, net, remat=remat), jax.random.key(0))
+
+
+@functools.partial(jax.jit, static_argnums=(0, 4))
+def features_of(graph, params, stats, batch: Batch, views: int
+                ) -> tuple[Float[Array, "b f"], Float[Array, "b s 2"]]:
+    """What the ridge reads: features of a batch of studies, averaged over the first `views` exact views; and each
+    slice's share of the volumes (`SferaOutput.areas`) in the study as it is."""
+    model = nnx.merge(graph, params, stats, copy=True)
+    outs = [model(view(batch.frames, batch.n_slices, v), batch.n_slices, budget=batch.budget) for v in range(views)]
+    return sum(out.features for out in outs) / views, outs[0].areas
+
+
+@jax.jit
+def volumes_of(readout: Readout, features: Float[Array, "b f"], spacing_mm: Float[Array, " b"]
+               ) -> tuple[Array, Array, Array, Array, Array]:
+    """Features → the fields of `Volumes` but for the areas; EF's deviation by the delta method."""
+    ridge, calibration, scaling = readout
+    scaled, scaled_std = ridge.predict(features)
+    mean, std = scaling.to_ml(scaled, spacing_mm), scaling.std_ml(scaled_std, spacing_mm)
+    edv = jnp.where(mean[:, 0] > 0, mean[:, 0], jnp.nan)
+    ratio = mean[:, 1] / edv
+    variance = std[:, 1]**2 + (ratio * std[:, 0])**2 - 2 * ridge.residual_corr * ratio * std[:, 0] * std[:, 1]
+    ef_std = 100 / edv * jnp.sqrt(jnp.maximum(variance, 0.0))
+    distance = (ridge.coefficient_variance(features) / ridge.noise_var).max(axis=1) / calibration.far
+    return mean, std * calibration.factor[:2], 100 * (1 - ratio), ef_std * calibration.factor[2], distance
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _apply(net: SferaNetConfig, views: int, weights: tuple[Array, ...], readout: Readout, batch: Batch) -> Volumes:
+    """`weights`: the leaves of parameters and statistics; a tuple, for flattening nnx states takes longer than a small
+    network's arithmetic."""
+    graph, *shapes = network_shapes(net)
+    params, stats = jax.tree.unflatten(jax.tree.structure(tuple(shapes)), weights)
+    features, areas = features_of(graph, params, stats, batch, views)
+    return Volumes(*volumes_of(readout, features, batch.slice_spacing_mm),
+                   areas * (readout.scaling.high - readout.scaling.low))
+
+
+class SferaModel:
+    """A trained SFERA as a value: network, ridge, calibration and scaling, their arrays on the device.
+
+    `apply` is pure and batched; `predict` takes a study from anywhere. See `cardiojax.load`.
+    """
+
+    def __init__(self, config: SferaConfig, params: nnx.State, stats: nnx.State, readout: Readout,
+                 mean_predictor: Float[np.ndarray, "3"], path: Path | None = None,
+                 settings: dict[str, Any] | None = None):
+        """mean_predictor: mean EDV, ESV (ml) and EF (percent) of the training studies; path, settings: the run's."""
+        self.config, self.path, self.settings = config, path, settings or {}
+        self.graph = network_shapes(config.net)[0]
+        self.params, self.stats, self.readout = jax.device_put((params, stats, readout))
+        self.mean_predictor = np.asarray(mean_predictor)
+        self._weights = tuple(jax.tree.leaves((self.params, self.stats)))
+
+    @classmethod
+    def load(cls, path: str | Path) -> "SferaModel":
+        """Open a run folder. Raises RunError where `path` is no finished SFERA run."""
+        path = Path(path)
+        settings = read_config(path)
+        if settings["task"] != "sfera":
+            raise RunError(f"{path} is a {settings['task']} run, not a SFERA run")
+        config, arrays = sfera_config(settings["config"]), read_arrays(path / "model.npz")
+        _, params, stats = network_shapes(config.net)
+
+        def fields(kind, name):
+            return kind(*(arrays[f"{name}/{f}"] for f in kind._fields))
+
+        try:                                            # runs of before calibration lack it
+            calibration = fields(Calibration, "calibration") if "calibration/factor" in arrays else UNCALIBRATED
+            readout = Readout(fields(Ridge, "ridge"), calibration, fields(Scaling, "scaling"))
+            mean_predictor = arrays["mean_predictor"]
+        except KeyError as error:
+            raise RunError(f"{path / 'model.npz'} lacks {error}") from None
+        return cls(config, into_state(params, arrays, "params"), into_state(stats, arrays, "stats"), readout,
+                   mean_predictor, path, settings)
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """All of its arrays by the names that model.npz has."""
+        return flatten({"params": self.params, "stats": self.stats, **self.readout._asdict(),
+                        "mean_predictor": self.mean_predictor})
+
+    def save(self, file: Path):
+        """Write model.npz, whole or not at all."""
+        write_arrays(file, self.arrays())
+
+    def apply(self, batch: Batch) -> Volumes:
+        """Volumes of a batch of prepared studies, in one call to the device; the result stays there."""
+        return _apply(self.config.net, self.config.views, self._weights, self.readout, batch)
+
+    def batch_of(self, studies: Sequence[Study], fill_to: int = 0, slices: int = 0) -> Batch:
+        """A batch of prepared studies at this network's size (`preparation.batch.batch_of`)."""
+        return batch_of(studies, self.config.net.size_px, fill_to=fill_to, slices=slices)
+
+    def predict(self, study: str | Path | Study, centre: str = "motion") -> Prediction:
+        """Volumes of one study: a path that a reader knows, or a `Study` (as read, or prepared).
+
+        centre: how the heart is found in images as read (`preparation.prepare`); the builders' default.
+        """
+        if not isinstance(study, Study):
+            study = read_study(Path(study))
+        if not is_prepared(study):
+            study = prepare(study, centre)
+        return next(self.predictions([study]))
+
+    def predict_many(self, studies: Sequence[Study], batch: int = 8) -> Iterator[tuple[Study, Prediction]]:
+        """Every prepared study of a sequence (a list, a `data.Split`) with its prediction, in order."""
+        slices = padded_slices(map(len, studies)) if len(studies) else 0
+        for start in range(0, len(studies), batch):
+            part = [studies[i] for i in range(start, min(start + batch, len(studies)))]
+            yield from zip(part, self.predictions(part, fill_to=batch, slices=slices), strict=True)
+
+    def predictions(self, studies: Sequence[Study], fill_to: int = 0, slices: int = 0) -> Iterator[Prediction]:
+        """Predictions of one batch of prepared studies."""
+        volumes = jax.device_get(self.apply(self.batch_of(studies, fill_to, slices)))
+        mean, std, ef, ef_std, distance, areas = (np.asarray(a, np.float64) for a in volumes)
+        taught_areas = self.config.area_weight > 0
+        for i, study in enumerate(studies):
+            reasons = reasons_to_refer(study, mean_ml=mean[i], ef_std_percent=ef_std[i], distance=distance[i],
+                                       ed_area=areas[i, :len(study), 0] if taught_areas else None)
+            yield Prediction(
+                study.study_id, *map(float, mean[i]), float(ef[i]), *map(float, std[i]), float(ef_std[i]),
+                bool(reasons), "; ".join(reasons), *(p_below(limit, ef[i], ef_std[i]) for limit in (40, 50)),
+                *(study.frame_numbers or (None, None)))
+
+
+def sfera_config(settings: dict) -> SferaConfig:
+    """The config of a run from its config.json. Raises RunError where this version does not know a setting."""
+    try:
+        return SferaConfig(**{**settings, "net": SferaNetConfig(**settings["net"]),
+                              "augment": AugmentConfig(**settings["augment"])})
+    except (TypeError, KeyError, ValueError) as error:
+        raise RunError(f"the run's settings are not this version's ({error})") from None

@@ -1,0 +1,109 @@
+"""Keyed augmentation on the device: one transform a study, the same for all slices and both frames."""
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int, UInt8
+
+from cardiojax.config import AffineConfig, AugmentConfig
+from cardiojax.preparation import SIZE_PX
+from cardiojax.units import LABELS
+
+
+def study_keys(key: Array, count: int, first=0) -> Array:
+    """A key for each of `count` studies of a batch, the first of which is number `first` of the whole batch."""
+    return jax.vmap(lambda i: jax.random.fold_in(key, i))(first + jnp.arange(count))
+
+
+def augment(keys: Array, frames: UInt8[Array, "b s h w 2"], n_slices: Int[Array, " b"],
+            volumes: Float[Array, "b 2"], areas: Float[Array, "b s 2"], config: AugmentConfig
+            ) -> tuple[Float[Array, "b s h w 2"], Float[Array, "b 2"], Float[Array, "b s 2"]]:
+    """Frames in [0, 1], with volumes and areas scaled by s² where the image is scaled by s.
+
+    keys: one a study (`study_keys`); what happens to a study depends on its key and itself alone.
+    """
+    return jax.vmap(_augment_study, in_axes=(0, 0, 0, 0, 0, None))(keys, frames, n_slices, volumes, areas, config)
+
+
+def _augment_study(key, frames, n, volumes, areas, config: AugmentConfig):
+    k = jax.random.split(key, 9)
+    reverse = jax.random.bernoulli(k[0]) & config.reverse
+    frames, areas = reverse_slices(frames, n, reverse), reverse_slices(areas, n, reverse)
+    place = _placement(k[1:5], config, frames.shape[1])
+    scale, warped = place[2], warp(frames, *place)
+    gamma, contrast = (jnp.exp(_uniform(k[i], config.intensity)) for i in (5, 6))
+    brightness = _uniform(k[7], config.intensity / 2)
+    images = jnp.clip((warped**gamma - 0.5) * contrast + 0.5 + brightness, 0.0, 1.0)
+    return images, volumes * scale**2, areas * scale**2
+
+
+def augment_frames(keys: Array, images: UInt8[Array, "b h w"], masks: UInt8[Array, "b h w"], config: AffineConfig
+                   ) -> tuple[Float[Array, "b h w"], Int[Array, "b h w"]]:
+    """Single images, in [0, 1], moved together with their masks; mirrored into what a move uncovers.
+
+    A pixel of the moved mask gets the label with the largest share of it.
+    """
+    return jax.vmap(_augment_frame, in_axes=(0, 0, 0, None))(keys, images, masks, config)
+
+
+def _augment_frame(key, image, mask, config: AffineConfig):
+    place = _placement(jax.random.split(key, 4), config, len(image))
+    planes = jnp.concatenate([image[..., None] / 255.0, jax.nn.one_hot(mask, len(LABELS))], axis=-1)
+    moved = warp(255.0 * planes[None], *place, reflect=True)[0]
+    return moved[..., 0], jnp.argmax(moved[..., 1:], axis=-1)
+
+
+def _uniform(key, bound):
+    return jax.random.uniform(key, minval=-bound, maxval=bound)
+
+
+def _placement(k, config: AffineConfig, size_px: int):
+    """Random angle (radians), mirror (±1), scale and shift (pixels), as `warp` takes them."""
+    scale = jnp.exp(_uniform(k[0], jnp.log1p(config.scale)))
+    mirror = jnp.where(jax.random.bernoulli(k[1]) & config.flip, -1.0, 1.0)
+    angle = jnp.deg2rad(_uniform(k[2], config.rotation_deg))
+    shift = jax.random.uniform(k[3], (2,), minval=-1, maxval=1) * config.shift_mm * size_px / SIZE_PX
+    return angle, mirror, scale, shift
+
+
+def reverse_slices(stack: Array, n: Int[Array, ""], reverse) -> Array:
+    """The first `n` slices in reverse order where `reverse`, the padding where it was."""
+    at = jnp.arange(stack.shape[0])
+    return jnp.take(stack, jnp.where(reverse & (at < n), n - 1 - at, at), axis=0)
+
+
+def warp(frames: Array, angle, mirror, scale, shift, reflect: bool = False) -> Float[Array, "s h w c"]:
+    """Rotate by `angle` (radians), mirror (±1), scale and shift (pixels) about the centre: bilinear; 0–255 to 0–1.
+
+    frames: (S, H, W, C). Outside of them is 0, or their reflection.
+    """
+    s, h, w, c = frames.shape
+    rows, cols = jnp.meshgrid(jnp.arange(h) - (h - 1) / 2, jnp.arange(w) - (w - 1) / 2, indexing="ij")
+    cos, sin = jnp.cos(angle) / scale, jnp.sin(angle) / scale
+    y = cos * rows - sin * cols + (h - 1) / 2 + shift[0]
+    x = mirror * (sin * rows + cos * cols) + (w - 1) / 2 + shift[1]
+    if reflect:
+        y, x = ((n - 1) - jnp.abs((n - 1) - jnp.abs(at)) for n, at in ((h, y), (w, x)))
+    pixels = frames.transpose(1, 2, 0, 3).reshape(h * w, s * c)
+    y0, x0 = jnp.floor(y), jnp.floor(x)
+    out = jnp.zeros((h * w, s * c))
+    for dy in (0, 1):
+        for dx in (0, 1):
+            row, col = (y0 + dy).astype(jnp.int32), (x0 + dx).astype(jnp.int32)
+            weight = (1 - jnp.abs(y - row)) * (1 - jnp.abs(x - col))
+            inside = (row >= 0) & (row < h) & (col >= 0) & (col < w)
+            at = (jnp.clip(row, 0, h - 1) * w + jnp.clip(col, 0, w - 1)).reshape(-1)
+            out += (weight * inside).reshape(-1, 1) * jnp.take(pixels, at, axis=0)
+    return out.reshape(h, w, s, c).transpose(2, 0, 1, 3) / 255.0
+
+
+def view(frames: UInt8[Array, "b s h w 2"], n_slices: Int[Array, " b"], which: int) -> Float[Array, "b s h w 2"]:
+    """One of 16 exact views of a study in [0, 1]: quarter turns, mirrored, slices reversed. 0 is the study itself.
+
+    Views 0–7 mix all three, so that any first few of them are diverse.
+    """
+    turns, reverse, mirror = which & 3, bool(which & 1) ^ bool(which >> 3 & 1), bool(which >> 2 & 1)
+    if reverse:
+        frames = jax.vmap(reverse_slices, in_axes=(0, 0, None))(frames, n_slices, True)
+    if mirror:
+        frames = frames[:, :, :, ::-1]
+    return jnp.rot90(frames, turns, axes=(2, 3)).astype(jnp.float32) / 255.0

@@ -1,0 +1,226 @@
+"""The synthetic cohort: mask pairs of real patients → images → records, shard by shard.
+
+A shard's members, and the batches that its images are made in, follow from the cohort's settings alone, and it appears
+under its name only when it is whole. So any number of processes share a build with no more coordination than the
+folder, and one that was killed goes on, at the loss of one shard's work, to the same bytes.
+"""
+
+import dataclasses
+import hashlib
+import json
+import logging
+import os
+import tempfile
+import uuid
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import tensorflow_datasets as tfds
+from array_record.python.array_record_module import ArrayRecordWriter
+from jaxtyping import Float, UInt8
+from tensorflow_datasets.core import file_adapters, naming
+from tensorflow_datasets.core.dataset_info import DatasetIdentity
+from tqdm import tqdm
+
+from cardiojax.data import Split, records
+from cardiojax.errors import DataError, InputError, RunError
+from cardiojax.files import write_text
+from cardiojax.models.gaugan import GauganModel, to_uint8
+from cardiojax.preparation import SIZE_PX
+from cardiojax.preparation.batch import halve
+from cardiojax.provenance import commit
+from cardiojax.study import Study
+from cardiojax.synthesis import masks
+from cardiojax.synthesis.cohort import Member, fingerprint, plan, shares
+from cardiojax.synthesis.consistency import steady_background
+from cardiojax.synthesis.masks import Recipe, Shapes
+from cardiojax.synthesis.warping import warped
+
+log = logging.getLogger("cardiojax")
+
+NAME, VERSION = "synthetic", "1.0.0"
+SHARD = 32                 # studies
+SETTINGS = "cohort.json"   # beside the shards: settings, figures, and the members in order
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """All that decides the bytes of a cohort, besides the real masks and the generator's weights."""
+
+    distribution: str = "uniform"
+    size: int | None = None
+    seed: int = 0
+    consistency: str = "none"
+
+
+def build(painter: GauganModel | None, splits: Mapping[str, Split], folder: Path, settings: Settings, real_ef,
+          process: int = 0, processes: int = 1) -> dict:
+    """Write this process's shards into `folder` (…/synthetic/CONFIG/1.0.0), and the dataset's info once all are there.
+
+    painter: the generator; None warps the real images instead (`warping`).
+    splits: real studies by the name of the split that their descendants go to. real_ef: NAME → EF of its studies.
+    Returns what cohort.json holds. Raises InputError where the masks, the generator or the folder do not fit.
+    """
+    patients = {name: studies_with_masks(split) for name, split in splits.items()}
+    if painter is not None:
+        held = {int(label) for s in patients.values() for study in s for label in np.unique(study.masks)}
+        if unknown := held - set(painter.labels):
+            raise InputError(f"the masks hold label {min(unknown)}, which the generator {painter.path} never saw")
+    cohort = planned(patients, painter, folder, settings, real_ef)
+    chosen = {split: [Member(m["patient"], Recipe(*m["recipe"]), m["ef_percent"]) for m in members]
+              for split, members in cohort["members"].items()}
+    shards = [(split, i, count) for split, members in chosen.items()
+              for count in [-(-len(members) // SHARD)] for i in range(count)]
+    names = {shard: folder / shard_name(*shard) for shard in shards}
+    mine = [s for s in shards[process::processes] if not names[s].exists()]
+    studies = sum(len(chosen[split][i * SHARD:(i + 1) * SHARD]) for split, i, _ in mine)
+    with tqdm(total=studies, unit=" studies", desc="synthesis", mininterval=1, disable=None) as bar:
+        for split, i, count in mine:
+            members = chosen[split][i * SHARD:(i + 1) * SHARD]
+            write_shard(names[split, i, count], synthesised(members, patients[split], painter, settings.consistency))
+            bar.update(len(members))
+            if bar.disable:
+                log.info("%s: %d studies", names[split, i, count].name, len(members))
+    if missing := [s for s in shards if not names[s].exists()]:
+        log.info("process %d of %d is done; %d of %d shards are still being made elsewhere (or start this again)",
+                 process, processes, len(missing), len(shards))
+    else:
+        write_info(folder, {split: [len(members[i:i + SHARD]) for i in range(0, len(members), SHARD)]
+                            for split, members in chosen.items()})
+    return cohort
+
+
+def studies_with_masks(split: Split) -> list[Study]:
+    """Raises DataError where there are none."""
+    found = [s for s in split if s.has_lv]
+    if not found:
+        raise DataError(f"{split.name} has no study with an LV in its masks to descend from")
+    if left := len(split) - len(found):
+        log.warning("%s: %d of %d studies have no masks of an LV and no descendants", split.name, left, len(split))
+    return found
+
+
+def planned(patients: Mapping[str, Sequence[Study]], painter: GauganModel | None, folder: Path, settings: Settings,
+            real_ef) -> dict:
+    """The cohort of cohort.json; planned and written where there is none yet.
+
+    Raises RunError where the folder holds a cohort of other settings.
+    """
+    identity = {"settings": dataclasses.asdict(settings), "patients": fingerprint(patients),
+                "generator": "warp" if painter is None else weights_digest(painter), "shard": SHARD}
+    file = folder / SETTINGS
+    if file.exists():
+        cohort = json.loads(file.read_text())
+        if different := [k for k, v in identity.items() if cohort.get(k) != v]:
+            raise RunError(f"{folder} holds a cohort with other {' and '.join(different)}; "
+                           "--overwrite makes it anew, --config NAME keeps both")
+        return cohort
+    share = shares(settings.distribution, real_ef)
+    measured_by = shares("uniform", real_ef) if share is None else share
+    found = plan(patients, share, settings.size, settings.seed,
+                 lambda them: tqdm(them, unit=" patients", desc="masks", disable=None, leave=False))
+    cohort = {**identity, "commit": commit(), "gaugan": None if painter is None else str(painter.path),
+              "splits": {split: choice.figures(measured_by) for split, choice in found.items()},
+              "members": {split: [{"patient": m.patient, "study_id": name(patients[split][m.patient], m.recipe),
+                                   "recipe": dataclasses.astuple(m.recipe), "ef_percent": m.ef_percent}
+                                  for m in choice.members] for split, choice in found.items()}}
+    folder.mkdir(parents=True, exist_ok=True)
+    write_text(file, json.dumps(cohort))
+    return cohort
+
+
+def weights_digest(painter: GauganModel) -> str:
+    if painter.path is None:
+        raise RunError("a cohort is made by the generator of a run folder")
+    return hashlib.sha256((painter.path / "model.npz").read_bytes()).hexdigest()
+
+
+def name(ancestor: Study, recipe: Recipe) -> str:
+    finer = f"of{recipe.density}" if recipe.density > 1 else ""
+    return f"{ancestor.study_id}_{recipe.kind}{recipe.step:02d}{finer}"
+
+
+def synthesised(members: Sequence[Member], patients: Sequence[Study], painter: GauganModel | None, consistency: str
+                ) -> Iterator[Study]:
+    """The studies of one shard, a generator's images made together."""
+    shapes: dict[int, Shapes] = {}
+    pairs = []
+    for m in members:
+        if m.patient not in shapes:
+            shapes = {m.patient: Shapes(patients[m.patient].masks)}       # members come patient by patient
+        pairs.append(shapes[m.patient].pair(m.recipe))
+    ancestors = [patients[m.patient] for m in members]
+    images = painted(ancestors, pairs, painter, consistency)
+    for member, ancestor, pair, frames in zip(members, ancestors, pairs, images, strict=True):
+        yield Study(study_id=name(ancestor, member.recipe), masks=pair, frames=frames,
+                    slice_spacing_mm=masks.SPACING_MM, volumes_ml=masks.volumes_ml(pair), source=ancestor.source,
+                    ancestor=ancestor.study_id)
+
+
+def painted(ancestors: Sequence[Study], pairs: Sequence[np.ndarray], painter: GauganModel | None, consistency: str
+            ) -> Iterator[UInt8[np.ndarray, "s h w 2"]]:
+    """The frames of each pair of masks."""
+    if painter is None:
+        yield from map(warped, ancestors, pairs)
+        return
+    styles = None
+    if consistency == "style":
+        styles = np.concatenate([ancestral_style(a, painter) for a in ancestors])
+    for pair, frames in zip(pairs, painter.stacks(pairs, styles), strict=True):
+        yield to_uint8(steady_background(frames, pair) if consistency == "background" else frames)
+
+
+def ancestral_style(ancestor: Study, painter: GauganModel) -> Float[np.ndarray, "1 256"]:
+    """One style for all frames of a study: the mean over the real ancestor's frames."""
+    frames = ancestor.frames if painter.net.size_px == SIZE_PX else halve(ancestor.frames)
+    images = frames.transpose(0, 3, 1, 2).reshape(-1, *frames.shape[1:3]) / np.float32(127.5) - 1
+    return painter.styles(images).mean(0, keepdims=True)
+
+
+def shard_name(split: str, index: int, count: int) -> str:
+    return f"{NAME}-{split}.array_record-{index:05d}-of-{count:05d}"
+
+
+def write_shard(file: Path, studies: Iterator[Study]):
+    """Whole or not at all, however the process ends. Raises InputError where there is no room."""
+    partial = file.with_name(f"partial-{uuid.uuid4().hex[:8]}-{file.name}")
+    try:
+        writer = ArrayRecordWriter(str(partial), "group_size:1")
+        for study in studies:
+            writer.write(records.serialise(study))
+        writer.close()
+        os.replace(partial, file)
+    except RuntimeError as error:             # the writer's way to say that a file cannot be written
+        raise InputError(f"{file.name} cannot be written ({str(error).partition(';')[0]}); with room for it the same "
+                         "command goes on") from None
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def is_whole(folder: Path) -> bool:
+    return (folder / "dataset_info.json").exists()
+
+
+def write_info(folder: Path, lengths: Mapping[str, list[int]]):
+    """dataset_info.json and features.json, by which TFDS opens the shards; and no leftovers of killed processes."""
+    for leftover in folder.glob("partial-*"):
+        leftover.unlink(missing_ok=True)
+    config = folder.parent.name
+    aside = Path(tempfile.mkdtemp(prefix="info-", dir=folder.parent))
+    info = tfds.core.DatasetInfo(
+        builder=DatasetIdentity(name=NAME, version=tfds.core.Version(VERSION), data_dir=str(aside), module_name="",
+                                config_name=config, release_notes={}),
+        description="Synthetic studies: masks descended from real patients' ones, painted by a GauGAN.",
+        features=records.features(), disable_shuffling=True)
+    info.set_file_format(file_adapters.FileFormat.ARRAY_RECORD)
+    info.set_splits(tfds.core.splits.SplitDict([tfds.core.SplitInfo(
+        name=split, shard_lengths=list(of_split),
+        num_bytes=sum((folder / shard_name(split, i, len(of_split))).stat().st_size for i in range(len(of_split))),
+        filename_template=naming.ShardedFileTemplate(
+            data_dir=folder, dataset_name=NAME, split=split, filetype_suffix="array_record"))
+        for split, of_split in lengths.items()]))
+    info.write_to_directory(aside)
+    for file in sorted(aside.iterdir(), key=lambda f: f.name == "dataset_info.json"):      # the one that counts, last
+        os.replace(file, folder / file.name)
+    aside.rmdir()

@@ -1,7 +1,0 @@
-"""`python -m launch VERB …` is `cardiojax VERB …`."""
-
-import sys
-
-from launch.cli import main
-
-sys.exit(main())
