@@ -22,7 +22,6 @@ from cardiojax.nets.sfera import Sfera
 from cardiojax.preparation import is_prepared, prepare
 from cardiojax.preparation.augment import view
 from cardiojax.preparation.batch import Batch, batch_of, padded_slices
-from cardiojax.readers import read_study
 from cardiojax.study import Study
 
 
@@ -183,6 +182,7 @@ class SferaModel:
         centre: how the heart is found in images as read (`preparation.prepare`); the builders' default.
         """
         if not isinstance(study, Study):
+            from cardiojax.readers import read_study  # late: a Study at hand needs no DICOM library
             study = read_study(Path(study))
         if not is_prepared(study):
             study = prepare(study, centre)
