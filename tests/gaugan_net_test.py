@@ -8,7 +8,7 @@ from flax import nnx
 
 from cardiojax.errors import InputError
 from cardiojax.nets.gaugan import Discriminator, Encoder, Generator, halved
-from cardiojax.nets.spade import Conv, Spade, label_map, power_iteration
+from cardiojax.nets.spade import Spade, SpectralConv, label_map, power_iteration
 from cardiojax.ops import neighbourhoods as sparse
 from cardiojax.port import spade as port
 from cardiojax.train import losses
@@ -189,14 +189,14 @@ def test_training_uses_and_moves_the_statistics(small):
 
 
 def test_spectral_norm_finds_the_largest_singular_value():
-    conv = Conv(3, 5, 3, jnp.float32, nnx.Rngs(0), spectral=True, bias=False)
+    conv = SpectralConv(3, 5, 3, jnp.float32, nnx.Rngs(0), spectral=True, bias=False)
     for _ in range(200):
         power_iteration(conv)
     matrix = np.asarray(conv.kernel[...]).reshape(-1, 5)
     sigma = float(conv.v[...] @ matrix @ conv.u[...])
     assert sigma == pytest.approx(np.linalg.svd(matrix, compute_uv=False)[0], rel=1e-4)
     x = jax.random.normal(jax.random.key(0), (1, 6, 6, 3))
-    plain = Conv(3, 5, 3, jnp.float32, nnx.Rngs(0), bias=False)
+    plain = SpectralConv(3, 5, 3, jnp.float32, nnx.Rngs(0), bias=False)
     plain.kernel[...] = conv.kernel[...] / sigma
     np.testing.assert_allclose(conv(x), plain(x), atol=1e-5)
 

@@ -193,7 +193,7 @@ def test_frames_name_what_is_missing(frames, phantom_data):
         def __len__(self):
             return len(split)
 
-        def study(self, i):
+        def __getitem__(self, i):
             return dataclasses.replace(split[i], masks=None)
 
     with pytest.raises(DataError, match="nothing:train has no masks"):
