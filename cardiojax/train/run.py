@@ -32,7 +32,7 @@ class Run:
         self.path, self.first = Path(path), jax.process_index() == 0
         if self.first:
             self._claim(settings)
-        together("run folder")
+        barrier("run folder")
         self.checkpoints = ocp.CheckpointManager(
             self.path.absolute() / "checkpoints",
             options=ocp.CheckpointManagerOptions(preservation_policy=keep.AnyPreservationPolicy([
@@ -82,7 +82,7 @@ class Run:
 
     def best_score(self) -> float:
         """The lowest score of any evaluation so far, infinite where there was none."""
-        together("metrics")
+        barrier("metrics")
         return min((line["score"] for line in read_metrics(self.path) if "score" in line), default=float("inf"))
 
     def log(self, step: int, values: dict[str, float], prefix: str = "train"):
@@ -107,10 +107,10 @@ class Run:
             write_arrays(self.path / "model.npz", flatten(model))
 
 
-def together(what: str):
-    """Wait until every process is here."""
+def barrier(name: str):
+    """Wait for the other processes."""
     if jax.process_count() > 1:
-        multihost_utils.sync_global_devices(what)
+        multihost_utils.sync_global_devices(name)
 
 
 def _check_same(found: dict, settings: dict, path: Path):
@@ -119,7 +119,11 @@ def _check_same(found: dict, settings: dict, path: Path):
         if found.get(key, OF_OLD.get(key)) != wanted.get(key, OF_OLD.get(key)):
             raise RunError(f"{path} holds a run with {key} {found.get(key)!r}, not {wanted.get(key)!r}; "
                            "choose another --run or the same settings")
+    steps = wanted["config"]["steps"]
+    if steps != (begun := found["config"]["steps"]):          # the learning rate has fallen for `begun` steps
+        raise RunError(f"{path} holds a run of {begun} steps, not {steps}: finish it with --steps {begun}, or go on "
+                       f"from its weights in a new run folder with --init {path}")
     for key, value in wanted["config"].items():
-        if key != "steps" and found["config"].get(key) != value:
+        if found["config"].get(key) != value:
             raise RunError(f"{path} holds a run with {key} {found['config'].get(key)!r}, not {value!r}; "
                            "choose another --run or the same settings")
