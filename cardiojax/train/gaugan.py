@@ -35,6 +35,7 @@ from cardiojax.nets.gaugan import STYLE, Discriminator, padded_px
 from cardiojax.nets.spade import MOMENTUM, SpectralVector, power_iteration
 from cardiojax.preparation.augment import augment_frames, study_keys
 from cardiojax.train import loop, losses, parallel
+from cardiojax.train.average import averaged
 
 STATISTICS_BATCHES = 20    # of training masks, that the averaged generator's statistics are re-estimated from
 
@@ -120,8 +121,7 @@ class GauganTask:
             generator_loss, state.generator, state, (images, labels, noise), self.options.accumulate)
         generator, generator_opt = self._updated(self.generator_optimiser, gradients, state.generator,
                                                  state.generator_opt, axis_name)
-        decay = jnp.minimum(self.config.ema, (1 + state.step) / (10 + state.step))
-        ema = jax.tree.map(lambda old, new: decay * old + (1 - decay) * new, state.ema, generator)
+        ema = averaged(state.ema, generator, self.config.ema, state.step)
         state = state.replace(generator=generator, generator_opt=generator_opt, ema=ema)
 
         gradients, state, d_metrics = parallel.gradients(

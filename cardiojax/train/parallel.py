@@ -53,7 +53,10 @@ def check_batch(batch: int, devices: int, things: str = "studies", accumulate: i
 
 def gradients(of: Callable, params: Any, state: Any, batch: Any, parts: int = 1) -> tuple[Any, Any, dict]:
     """Mean gradient of `of(params, state, batch) → loss, (state, metrics)` over `parts` micro-batches, the state after
-    the last of them, and their mean metrics. Each device's share of the batch is split for itself."""
+    the last of them, and their mean metrics. Each device's share of the batch is split for itself.
+
+    `optax.microbatch` does not carry a state from one micro-batch to the next.
+    """
     gradient = jax.grad(of, has_aux=True)
     if parts == 1:
         total, (state, metrics) = gradient(params, state, batch)
