@@ -48,13 +48,12 @@ def collectives(hlo: str) -> dict[str, dict[str, int]]:
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--task", choices=["gaugan", "sfera"], default="gaugan")
-    parser.add_argument("--preset", default="paper")
+    parser.add_argument("--preset", default="large")
     parser.add_argument("--batch-per-device", type=int, default=4)
     parser.add_argument("--step-ms", type=float)
     parser.add_argument("--utilisation", type=float, default=0.3)
     parser.add_argument("--json", type=Path, required=True)
     args = parser.parse_args()
-    conv.BY_MATMUL = False                   # as on a GPU
     devices = len(jax.devices())
     spec = Spec("train", args.task, args.preset, args.batch_per_device * devices, dtype="bfloat16", devices=devices)
     task = task_of(spec, split_of(spec))
