@@ -96,11 +96,12 @@ def test_devices_and_modes_agree_on_gradients(frames, start, smooth):
     """Eight devices = one, pmap = jit; activations computed again = kept. G stays: Adam keeps only the signs of its
     first gradient."""
     still, found = dataclasses.replace(CONFIG, generator_rate=0.0), []
-    for mode, count, how in (("jit", 1, StepOptions()), ("jit", 8, StepOptions()), ("pmap", 8, StepOptions()), ("jit", 1, StepOptions(remat=True))):
-        task = gaugan.GauganTask(still, *frames, how=how)
+    plain, remat = StepOptions(), StepOptions(remat=True)
+    for mode, count, options in (("jit", 1, plain), ("jit", 8, plain), ("pmap", 8, plain), ("jit", 1, remat)):
+        task = gaugan.GauganTask(still, *frames, options=options)
         parallel = Parallel(task, mode, jax.devices()[:count])
         state, metrics = parallel.step(parallel.place(start), next(task.batches(0)), jax.random.key(2))
-        state = parallel.one(state)
+        state = parallel.gathered(state)
         found.append((*moments(state), jax.tree.map(np.asarray, state.generator_stats), metrics))
     truth = found.pop(0)
     for generator, discriminator, stats, metrics in found:
@@ -118,7 +119,7 @@ def test_one_update_by_hand(frames):
     all the same.
     """
     net = dataclasses.replace(CONFIG.net, dtype="bfloat16", style=True, norm="instance")
-    halting = gaugan.GauganTask(dataclasses.replace(CONFIG, net=net), *frames, how=StepOptions(accumulate=2))
+    halting = gaugan.GauganTask(dataclasses.replace(CONFIG, net=net), *frames, options=StepOptions(accumulate=2))
     for name, turn in (("discriminator_optimiser", 0), ("generator_optimiser", 1)):
         setattr(halting, name, gaugan.optax.adam(lambda count, turn=turn: 1e-3 * (count == turn), b1=0.0, b2=0.9))
     step, batch, before = jax.jit(halting.step), next(halting.batches(0)), halting.init(jax.random.key(0))

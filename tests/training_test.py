@@ -13,6 +13,7 @@ import cardiojax
 from benchmarks.communication import collectives
 from cardiojax import data
 from cardiojax.config import SferaConfig, SferaNetConfig
+from cardiojax.data import records
 from cardiojax.errors import DataError, InputError, Preempted, RunError, TrainingDiverged
 from cardiojax.preparation.batch import halve
 from cardiojax.train import loop, sfera
@@ -208,7 +209,7 @@ def test_re_estimated_statistics_are_those_of_the_training_studies(phantom_data)
     stats = task.re_estimated(state.params, lambda batch: batch)
     from cardiojax.ops.convolution import conv
     images = np.concatenate([halve(task.training[i].frames) for i in range(12)]) / np.float32(255)
-    y = np.asarray(conv(images - 0.5, state.params["blocks"][0]["conv_0"]["kernel"][...]))
+    y = np.asarray(conv(jnp.asarray(images) - 0.5, state.params["blocks"][0]["conv_0"]["kernel"][...]))
     found = stats["blocks"][0]["norm_0"]
     np.testing.assert_allclose(found["mean"][...], y.mean((0, 1, 2)), rtol=1e-3, atol=1e-5)
     np.testing.assert_allclose(found["square"][...], (y**2).mean((0, 1, 2)), rtol=1e-3)
@@ -223,7 +224,7 @@ def test_statistics_are_of_studies_from_all_over_a_sorted_split(phantom_data, mo
 
     def first_mean(studies, count):
         monkeypatch.setattr(sfera, "STATISTICS_STUDIES", count)
-        task.training = studies
+        task.training = data.usable("sorted", [records.encode(s) for s in studies])
         return task.re_estimated(params, lambda batch: batch)["blocks"][0]["norm_0"]["mean"][...]
 
     dark_mean, bright_mean = first_mean(studies[:12], 12), first_mean(studies[12:], 12)

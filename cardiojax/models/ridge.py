@@ -25,12 +25,12 @@ class Ridge(NamedTuple):
     noise_var: Array
     residual_corr: Array
 
-    def predict(self, features: Float[Array, "n f"]) -> tuple[Float[Array, "n 2"], Float[Array, "n 2"]]:
+    def predict(self, features: Float[Array | np.ndarray, "n f"]) -> tuple[Float[Array, "n 2"], Float[Array, "n 2"]]:
         """Mean and standard deviation √((x − x̄)ᵀ Σ (x − x̄) + 1/α), as `BayesianRidge.predict(return_std=True)`."""
         mean = jnp.matmul(features, self.coef.T, precision=Precision.HIGHEST) + self.intercept
         return mean, jnp.sqrt(self.coefficient_variance(features) + self.noise_var)
 
-    def coefficient_variance(self, features: Float[Array, "n f"]) -> Float[Array, "n 2"]:
+    def coefficient_variance(self, features: Float[Array | np.ndarray, "n f"]) -> Float[Array, "n 2"]:
         """(x − x̄)ᵀ Σ (x − x̄): the variance that comes from not knowing the coefficients. It grows with the distance
         from the studies of the fit."""
         centred = features - self.centre

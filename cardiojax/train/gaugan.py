@@ -4,6 +4,7 @@ import dataclasses
 import functools
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import flax
 import jax
@@ -47,7 +48,7 @@ class State:
     The statistics are running means and variances, and the u and v of the spectral norms.
     """
 
-    step: Array
+    step: Any              # int32 (); shapes and shardings stand for it too, as for every array here
     generator: nnx.State
     generator_stats: nnx.State
     discriminator: nnx.State

@@ -155,7 +155,7 @@ class Parallel:
         return self._step.lower(self.abstract(state), batch, jax.random.key(0),
                                 abstract(self.constants, self.replicated)).compile()
 
-    def step(self, state: Any, batch: Any, key: jax.Array) -> tuple[Any, dict[str, jax.Array]]:
+    def step(self, state: Any, batch: Any, key: jax.Array) -> tuple[Any, dict[str, jax.typing.ArrayLike]]:
         """One step on this process's part of a batch."""
         if self.mode == "pmap":
             n = self.local_device_count

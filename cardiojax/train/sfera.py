@@ -2,8 +2,9 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Any
 
 import flax
 import jax
@@ -11,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from flax import nnx
-from jaxtyping import Array
+from jaxtyping import Array, Int
 
 from cardiojax import data
 from cardiojax.config import SferaConfig
@@ -35,7 +36,7 @@ STATISTICS_STUDIES = 512       # training studies that the batch statistics are 
 class State:
     """Everything that training goes on from; `ema` is the average of `params` that is evaluated."""
 
-    step: Array
+    step: Any              # int32 (); shapes and shardings stand for it too, as for every array here
     params: nnx.State
     stats: nnx.State
     ema: nnx.State
@@ -145,7 +146,7 @@ class SferaTask:
             slices += n
         return jax.tree.map(lambda total: total / slices, totals)
 
-    def _batches(self, split: Split, indices: Sequence[int] | None = None) -> Iterable[Batch]:
+    def _batches(self, split: Split, indices: Int[np.ndarray, " n"] | None = None) -> Iterable[Batch]:
         return data.evaluation_batches(split, size_px=self.config.net.size_px, batch=self.config.batch,
                                        slices=self.slices, indices=indices)
 
