@@ -61,6 +61,15 @@ def test_a_shift_is_a_shift_and_a_quarter_turn_a_quarter_turn():
     np.testing.assert_allclose(turned[0], np.rot90(image[0] / 255.0, -1), atol=1e-4)
 
 
+def test_what_a_move_uncovers_is_0_or_mirrored():
+    image = jnp.asarray(np.random.default_rng(0).integers(1, 255, (1, 9, 9, 2)), jnp.uint8)
+    place = (0.0, 1.0, 1.0, jnp.array([2.5, -1.0]))
+    for reflect, mode in ((False, "constant"), (True, "reflect")):           # numpy's reflect leaves the edge out too
+        wide = np.pad(image[0] / 255.0, ((0, 3), (1, 0), (0, 0)), mode=mode)
+        expected = (wide[2:11, :9] + wide[3:12, :9]) / 2
+        np.testing.assert_allclose(affine(image, *place, reflect=reflect)[0], expected, atol=1e-5)
+
+
 def test_reversal_leaves_the_padding():
     np.testing.assert_array_equal(reverse_slices(jnp.arange(6), jnp.array(4), True), [3, 2, 1, 0, 4, 5])
 

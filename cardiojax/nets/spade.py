@@ -117,11 +117,11 @@ class Spade(nnx.Module):
         if norm != "instance":
             self.mean, self.variance = nnx.BatchStat(jnp.zeros(channels)), nnx.BatchStat(jnp.ones(channels))
 
-    def __call__(self, x: Float[Array, "n h w c"], where: LabelMap, train: bool, axis_name: str | None = None
+    def __call__(self, x: Float[Array, "n h w c"], label_map: LabelMap, train: bool, axis_name: str | None = None
                  ) -> Float[Array, "n h w c"]:
         weights = Weights(*(p[...].astype(self.dtype) for c in (self.shared, self.gamma_beta)
                             for p in (c.kernel, c.bias)))
-        gamma, beta = jnp.split(modulation(where.neighbourhoods, where.labels, weights), 2, axis=-1)
+        gamma, beta = jnp.split(modulation(label_map.neighbourhoods, label_map.labels, weights), 2, axis=-1)
         return self.normalised(x, train, axis_name) * (1 + gamma) + beta
 
     def normalised(self, x, train: bool, axis_name: str | None):

@@ -2,6 +2,7 @@
 
 import jax
 import jax.numpy as jnp
+from jax.scipy.ndimage import map_coordinates
 from jaxtyping import Array, Float, Int, UInt8
 
 from cardiojax.config import AffineConfig, AugmentConfig
@@ -76,24 +77,16 @@ def affine(frames: Array, angle, mirror, scale, shift, reflect: bool = False) ->
 
     frames: (S, H, W, C). Outside of them is 0, or their reflection.
     """
-    s, h, w, c = frames.shape
+    h, w = frames.shape[1:3]
     rows, cols = jnp.meshgrid(jnp.arange(h) - (h - 1) / 2, jnp.arange(w) - (w - 1) / 2, indexing="ij")
     cos, sin = jnp.cos(angle) / scale, jnp.sin(angle) / scale
     y = cos * rows - sin * cols + (h - 1) / 2 + shift[0]
     x = mirror * (sin * rows + cos * cols) + (w - 1) / 2 + shift[1]
-    if reflect:
-        y, x = ((n - 1) - jnp.abs((n - 1) - jnp.abs(at)) for n, at in ((h, y), (w, x)))
-    pixels = frames.transpose(1, 2, 0, 3).reshape(h * w, s * c)
-    y0, x0 = jnp.floor(y), jnp.floor(x)
-    out = jnp.zeros((h * w, s * c))
-    for dy in (0, 1):
-        for dx in (0, 1):
-            row, col = (y0 + dy).astype(jnp.int32), (x0 + dx).astype(jnp.int32)
-            weight = (1 - jnp.abs(y - row)) * (1 - jnp.abs(x - col))
-            inside = (row >= 0) & (row < h) & (col >= 0) & (col < w)
-            at = (jnp.clip(row, 0, h - 1) * w + jnp.clip(col, 0, w - 1)).reshape(-1)
-            out += (weight * inside).reshape(-1, 1) * jnp.take(pixels, at, axis=0)
-    return out.reshape(h, w, s, c).transpose(2, 0, 1, 3) / 255.0
+
+    def sampled(plane):
+        return map_coordinates(plane, (y, x), order=1, mode="mirror" if reflect else "constant")
+
+    return jax.vmap(jax.vmap(sampled, in_axes=-1, out_axes=-1))(frames.astype(jnp.float32)) / 255.0
 
 
 def view(frames: UInt8[Array, "b s h w 2"], n_slices: Int[Array, " b"], which: int) -> Float[Array, "b s h w 2"]:
