@@ -1,4 +1,4 @@
-"""The pretrained network whose features a GauGAN's images are matched in: VGG, our own encoder, or none."""
+"""The pretrained network of a GauGAN's perceptual loss: VGG, our own encoder, or none."""
 
 import dataclasses
 import os
@@ -54,7 +54,7 @@ class SferaFeatures:
 
 
 def load(config: GauganConfig) -> VggFeatures | SferaFeatures | None:
-    """The network that `config.perceptual` names. Raises RunError where its weights are not here."""
+    """The network that `config.perceptual` names. Raises RunError where its weights are missing."""
     kind, _, source = config.perceptual.partition(":")
     if kind == "none":
         return None

@@ -39,7 +39,7 @@ class Ridge(NamedTuple):
 
 
 class Calibration(NamedTuple):
-    """What the validation studies say of a ridge's deviations.
+    """Corrections of a ridge's deviations, from the validation studies.
 
     factor (3,): what the deviations of EDV, ESV and EF are multiplied by to explain the errors.
     far (): the largest share of `Ridge.coefficient_variance` in the noise among them; a study well above it is unlike

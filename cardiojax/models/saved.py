@@ -1,4 +1,4 @@
-"""A run folder as it is read: config.json, metrics.jsonl, and the arrays of model.npz as network states."""
+"""Reads a run folder: config.json, metrics.jsonl, and the arrays of model.npz as network states."""
 
 import json
 from pathlib import Path

@@ -17,7 +17,7 @@ TYPICAL_SLICES = 10.0      # keeps the summed features of a stack of the order o
 
 
 class SferaOutput(NamedTuple):
-    """volumes: (B, 2) EDV and ESV, scaled (see `train.sfera.Scaling`); features: (B, 256) what the ridge reads;
+    """volumes: (B, 2) EDV and ESV, scaled (see `models.sfera.Scaling`); features: (B, 256) what the ridge reads;
     areas: (B, S, 2) each slice's share of the volumes × 10, zero on padding (meaningful with readout "sum")."""
 
     volumes: Float[Array, "b 2"]

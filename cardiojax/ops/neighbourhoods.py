@@ -51,7 +51,7 @@ def _room(labels: Int[Array, "n h w"]) -> int:
 
 
 def _no_table(labels: Int[Array, "n h w"]) -> Neighbourhoods:
-    """Of the same shapes; nobody reads it, so the compiler drops it."""
+    """Zeros of the shapes of `_table`, never read: the compiler drops them."""
     return Neighbourhoods(jnp.zeros(labels.shape, jnp.int32), jnp.zeros((_room(labels), 5, 5), jnp.int32),
                           jnp.zeros((), jnp.int32))
 

@@ -43,7 +43,7 @@ STATISTICS_BATCHES = 20    # of training masks, that the averaged generator's st
 
 @flax.struct.dataclass
 class State:
-    """Everything that training goes on from; `ema` is the average of the generator's parameters that is evaluated.
+    """The state of a training, as checkpoints keep it; `ema` is the average of the generator's parameters, to evaluate.
 
     The statistics are running means and variances, and the u and v of the spectral norms.
     """
@@ -159,7 +159,7 @@ class GauganTask:
         return fake, nnx.state(net, nnx.BatchStat), divergence
 
     def _after_power_iteration(self, params: nnx.State, stats: nnx.State) -> tuple[Discriminator, nnx.State]:
-        """D after the one power iteration of a train-mode pass, and its new statistics."""
+        """D after one power iteration, as before every train-mode pass, and its new statistics."""
         net = nnx.merge(self.discriminator, params, stats, copy=True)
         power_iteration(net)
         return net, nnx.state(net, nnx.BatchStat)
@@ -257,7 +257,7 @@ def train(config: GauganConfig, *, preset: str, training: str, validation: str |
 
 
 def parent(init: Path | None, config: GauganConfig) -> tuple[nnx.State, ...] | None:
-    """The model of a finished run that training starts from. Raises RunError where its network is another."""
+    """The weights of the run that training starts from. Raises RunError where its network is another."""
     if init is None:
         return None
     settings = read_config(init)

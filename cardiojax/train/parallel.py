@@ -1,4 +1,4 @@
-"""One step on many devices and hosts, by `jit` over a "data" mesh or by `pmap`. It is written once, in the task."""
+"""A task's step on many devices and hosts, by `jit` over a "data" mesh or by `pmap`."""
 
 import dataclasses
 import functools
@@ -144,7 +144,7 @@ class Parallel:
         return jax.device_put(batch, self.local_sharded)
 
     def abstract(self, state: Any) -> Any:
-        """What a checkpoint is restored as."""
+        """Shapes, types and shardings to restore a checkpoint with."""
         return jax.tree.map(lambda x: jax.ShapeDtypeStruct(np.shape(x), x.dtype, sharding=self.replicated), state)
 
     def compiled(self, state: Any, batch: Any) -> jax.stages.Compiled:

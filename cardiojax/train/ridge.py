@@ -8,7 +8,7 @@ from cardiojax.models.ridge import Ridge
 
 
 def fit(features: Float[np.ndarray, "n f"], targets: Float[np.ndarray, "n 2"]) -> Ridge:
-    """Fit EDV and ESV (columns of `targets`) on (N, F) features. Needs at least two studies."""
+    """Fit EDV and ESV (columns of `targets`) on features, in scikit-learn's float64. Needs at least two studies."""
     features, targets = np.asarray(features, np.float64), np.asarray(targets, np.float64)
     models = [BayesianRidge().fit(features, targets[:, k]) for k in range(2)]
     residuals = np.stack([targets[:, k] - m.predict(features) for k, m in enumerate(models)])

@@ -34,7 +34,7 @@ STATISTICS_STUDIES = 512       # training studies that the batch statistics are 
 
 @flax.struct.dataclass
 class State:
-    """Everything that training goes on from; `ema` is the average of `params` that is evaluated."""
+    """The state of a training, as checkpoints keep it; `ema` is the average of `params`, for evaluation."""
 
     step: Any              # int32 (); shapes and shardings stand for it too, as for every array here
     params: nnx.State
@@ -169,7 +169,7 @@ class SferaTask:
 
 
 def calibrated(ridge: Ridge, scaling: Scaling, features, volumes_ml, spacing_mm) -> Calibration:
-    """The deviations' factors and the usual distance, from studies that the ridge was not fitted on."""
+    """Factors of the deviations and the largest distance, from studies that the ridge was not fitted on."""
     raw = Readout(ridge, UNCALIBRATED._replace(far=np.float32(1)), scaling)
     mean, std, ef, ef_std, distance = (np.asarray(a, np.float64) for a in volumes_of(raw, features, spacing_mm))
     predicted, truth = np.column_stack([mean, ef]), with_ef(volumes_ml)
