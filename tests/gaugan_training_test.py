@@ -97,8 +97,8 @@ def test_devices_and_modes_agree_on_gradients(frames, start, smooth):
     """Eight devices = one, pmap = jit; activations computed again = kept. G stays: Adam keeps only the signs of its
     first gradient."""
     still, found = dataclasses.replace(CONFIG, generator_rate=0.0), []
-    for mode, count, options in (("jit", 1, StepOptions()), ("jit", 8, StepOptions()), ("pmap", 8, StepOptions()),
-                                 ("jit", 1, StepOptions(remat=True))):
+    plain, remat = StepOptions(), StepOptions(remat=True)
+    for mode, count, options in (("jit", 1, plain), ("jit", 8, plain), ("pmap", 8, plain), ("jit", 1, remat)):
         task = gaugan.GauganTask(still, *frames, options=options)
         parallel = Parallel(task, mode, jax.devices()[:count])
         state, metrics = parallel.step(parallel.place(start), next(task.batches(0)), jax.random.key(2))

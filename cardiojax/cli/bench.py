@@ -25,7 +25,7 @@ class Bench:
     what: tyro.conf.Positional[Literal["train", "generate", "predict", "input", "scaling"]]
     task: Literal["gaugan", "sfera"] = "gaugan"
     """The network, for train, input and scaling."""
-    preset: Literal["paper", "small", "tiny"] = "small"
+    preset: Literal["paper", "large", "small", "tiny"] = "small"
     batch: int = 0
     """Over all devices (for scaling: on each); 0 is the preset's."""
     dtypes: tuple[Literal["float32", "bfloat16"], ...] = ("float32",)

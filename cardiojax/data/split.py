@@ -76,13 +76,20 @@ def usable(name: str, source: Sequence[dict], need_volumes: bool = True) -> Spli
                  np.array(slices), frozenset(ancestors))
 
 
+def default_validation(training: str) -> str:
+    """`validation` of every dataset of a training split, each once: "a:train[:50%],b/c:train" →
+    "a:validation,b/c:validation"."""
+    names = dict.fromkeys(spec.partition(":")[0].strip() for spec in training.split(","))
+    return ",".join(f"{name}:validation" for name in names)
+
+
 def open_pair(training: str, validation: str | None, data_dir: Path, need_volumes: bool = True
               ) -> tuple[Split, Split]:
-    """The splits to learn from and to watch: by default `validation` of the first dataset.
+    """The splits to train and to validate on.
 
     Raises DataError where a patient is in both.
     """
-    validation = validation or training.partition(":")[0] + ":validation"
+    validation = validation or default_validation(training)
     pair = tuple(open_split(s, data_dir, need_volumes) for s in (training, validation))
     if shared := pair[0].ancestors & pair[1].ancestors:
         raise DataError(f"{len(shared)} patients are in both {training} and {validation}: "

@@ -140,9 +140,9 @@ class Stages:
 
     def sfera(self, name: str, training: str, seed: int, settings: SferaConfig, init: Path | None = None) -> Path:
         """One training on real studies."""
-        validation = f"{training.partition(':')[0]}:validation"
+        validation = data.default_validation(training)
         made_from = {"task": "sfera", "config": dataclasses.asdict(settings), "seed": seed,
-                     "data": [self.digests[s] for s in (*training.split(","), validation)],
+                     "data": [self.digests[s] for s in (*training.split(","), *validation.split(","))],
                      "parent": init and init.name}
         return self.stage(name, made_from, lambda run: sfera.train(
             settings, preset=self.preset, training=training, validation=validation, data_dir=self.data_dir, run=run,

@@ -1,4 +1,4 @@
-"""A trained SFERA: studies → volumes with deviations, as one jitted call of arrays that lie on the device."""
+"""A trained SFERA: studies → volumes with deviations, in one jitted call."""
 
 import dataclasses
 import functools
@@ -166,7 +166,7 @@ class SferaModel:
                         "mean_predictor": self.mean_predictor})
 
     def save(self, file: Path):
-        """Write model.npz, whole or not at all."""
+        """Write model.npz atomically."""
         write_arrays(file, self.arrays())
 
     def apply(self, batch: Batch) -> Volumes:
