@@ -62,8 +62,8 @@ def work(monkeypatch):
     monkeypatch.setattr(stages.gaugan, "train", train)
     monkeypatch.setattr(stages, "load", value)
     monkeypatch.setattr(stages, "GauganModel", str)
-    monkeypatch.setattr(stages.synthesize, "build", lambda painter, splits, folder, settings, real_ef: leave(
-        folder, painter, settings))
+    monkeypatch.setattr(stages, "build_cohort", lambda generator, splits, folder, settings, real_ef: leave(
+        folder, generator, settings))
     monkeypatch.setattr(stages.data, "open_split", lambda spec, folder, real=stages.data.open_split: (
         spec if spec.startswith("synthetic") else real(spec, folder)))
     monkeypatch.setattr(stages.Stages, "evaluated", lambda self, run, split: {
@@ -152,7 +152,7 @@ class Oracle:
         self.path, self.settings, self.mean_predictor = run, {"seed": 0}, np.array([150.0, 60, 60])
         self.error = 0.1 if run.name.startswith("rsp_uniform") else 0.2
 
-    def predict_split(self, split):
+    def predict_many(self, split):
         for i in range(len(split)):
             study = split[i]
             edv, esv = study.volumes_ml * (1 + self.error * np.array([0.1, (-1)**i]))
@@ -169,14 +169,14 @@ def test_the_report_says_what_was_found(two_datasets, tmp_path, monkeypatch, pic
         (run / "metrics.jsonl").write_text("\n".join(map(json.dumps, lines)))
         np.savez(run / "model.npz", **{"params/a": np.zeros(1234)})
 
-    def paint(painter, splits, folder, *_):
+    def paint(generator, splits, folder, *_):
         shutil.copytree(two_datasets / "phantom" / "dsb_like" / "1.0.0", folder)
 
     for module in (experiment, stages):
         monkeypatch.setattr(module, "ABLATIONS", {"warp": "uniform"})
     for module in ("sfera", "gaugan"):
         monkeypatch.setattr(getattr(stages, module), "train", train)
-    monkeypatch.setattr(stages.synthesize, "build", paint)
+    monkeypatch.setattr(stages, "build_cohort", paint)
     monkeypatch.setattr(stages, "GauganModel", Oracle)
     monkeypatch.setattr(stages, "load", Oracle)
     words = ["experiment", "--preset", "tiny", "--first", "phantom/dsb_like", "--second", "phantom/ukb_like",

@@ -84,20 +84,20 @@ def test_the_real_images_are_judged_perfect(phantom_data, tmp_path, monkeypatch)
     judge = fidelity.Judge(untrained(), data.open_split("phantom/dsb_like:validation", phantom_data))
     known = {s.masks[..., t].tobytes(): s.frames[..., t] for s in judge.studies for t in (0, 1)}
 
-    def painter(change):
+    def generator(change):
         def stacks(masks):
             return [change(np.stack([known[m[..., t].tobytes()] for t in (0, 1)], -1) / np.float32(127.5) - 1)
                     for m in masks]
         return types.SimpleNamespace(net=types.SimpleNamespace(size_px=150), stacks=stacks)
 
-    result = judge.judge(painter(lambda x: x))
+    result = judge.judge(generator(lambda x: x))
     assert result["frechet"] == pytest.approx(0, abs=1e-5)
     assert result["ssim"] == pytest.approx(1)
     assert result["lpips"] is None
     assert result["background_change"]["synthetic"] == result["background_change"]["real"] > 0
     for name in ("edv", "esv", "ef"):
         assert result["volume_fidelity"][name]["rmse"] == pytest.approx(0, abs=1e-4)
-    worse = judge.judge(painter(lambda x: np.clip(2 * x, -1, 1)))
+    worse = judge.judge(generator(lambda x: np.clip(2 * x, -1, 1)))
     assert worse["frechet"] > result["frechet"]
     assert worse["ssim"] < 1
     assert worse["volume_fidelity"]["edv"]["rmse"] > 1e-3

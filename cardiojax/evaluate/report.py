@@ -53,14 +53,14 @@ def evaluate(model: SferaModel, split: Split, out: Path) -> dict:
     return result
 
 
-def judge(painter: GauganModel, judge_run: Path, split: Split, out: Path) -> dict:
+def judge(generator: GauganModel, judge_run: Path, split: Split, out: Path) -> dict:
     """Measure a GauGAN on the held-out masks of a split: metrics.json, samples.png, report.html in `out`."""
     out.mkdir(parents=True, exist_ok=True)
     by = Judge(judge_run, split)
-    result = {**by.judge(painter), "n": len(by.studies), "run": str(painter.path), "judge": str(judge_run),
-              "data": split.name, "seed": painter.settings["seed"], "commit": commit()}
+    result = {**by.judge(generator), "n": len(by.studies), "run": str(generator.path), "judge": str(judge_run),
+              "data": split.name, "seed": generator.settings["seed"], "commit": commit()}
     examples = Frames(split).examples(PREVIEWS, SIZE_PX)
-    fakes, reals = painter.generate(examples.masks), examples.images / 127.5 - 1
+    fakes, reals = generator.generate(examples.masks), examples.images / 127.5 - 1
     Image.fromarray(figures.sample_grid(examples.masks, fakes if fakes.ndim == 3 else fakes.mean(-1), reals)).save(
         out / "samples.png")
     finish("Synthetic images against real ones of the same masks", result, judgement(result), out, ["samples.png"])

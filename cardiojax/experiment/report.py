@@ -68,8 +68,8 @@ def draw(folder: Path, out: Path, result: dict, splits: Mapping[str, Split],
             if name in experiments:
                 p = predictions(out / experiments[name][0]["run"], f"{dataset}:test")
                 pairs[name] = p["predicted"], p["truth"]
-        for name, painter in (("fig4", figures.scatter), ("fig5", figures.bland_altman)):
-            painter(pairs, folder / f"{name}_{folder_name(dataset)}.png")
+        for name, draw_pairs in (("fig4", figures.scatter), ("fig5", figures.bland_altman)):
+            draw_pairs(pairs, folder / f"{name}_{folder_name(dataset)}.png")
             yield folder / f"{name}_{folder_name(dataset)}.svg"
     if "uniform" in cohorts:
         cohort_figures.ef_histograms({s: splits[f"{first}:{s}"] for s in cohorts["uniform"]}, cohorts["uniform"],

@@ -26,7 +26,7 @@ from cardiojax.files import write_text
 from cardiojax.models import load
 from cardiojax.models.gaugan import GauganModel
 from cardiojax.provenance import commit
-from cardiojax.synthesis import build as synthesize
+from cardiojax.synthesis.build import VERSION, CohortSettings, build_cohort
 from cardiojax.train import gaugan, sfera
 from cardiojax.units import ef_percent
 
@@ -164,22 +164,22 @@ class Stages:
     def cohort(self, name: str) -> Cohort:
         """The main cohort, "uniform", or one of `ABLATIONS`; descendants of the first dataset's patients."""
         splits = {s: self.splits[f"{self.first}:{s}"] for s in ("train", "validation")}
-        size, painter = self.config.synthetic, None
+        size, generator = self.config.synthetic, None
         if name in ("half", "as_first"):
             size = size // 2
         if name != "warp":
-            painter = self.gaugan()
-        settings = synthesize.Settings(ABLATIONS.get(name, "uniform").replace("first", self.first), size,
-                                       1 if name == "half" else 0)
-        made_from = {"task": "cohort", "settings": dataclasses.asdict(settings), "gaugan": painter and painter.name,
+            generator = self.gaugan()
+        settings = CohortSettings(ABLATIONS.get(name, "uniform").replace("first", self.first), size,
+                                  1 if name == "half" else 0)
+        made_from = {"task": "cohort", "settings": dataclasses.asdict(settings), "gaugan": generator and generator.name,
                      "data": [self.digests[f"{self.first}:{s}"] for s in splits]}
 
         def work(folder: Path):
-            generator = load(painter) if painter else None
-            assert generator is None or isinstance(generator, GauganModel)
-            synthesize.build(generator, splits, folder, settings, self.real_ef)
+            model = load(generator) if generator else None
+            assert model is None or isinstance(model, GauganModel)
+            build_cohort(model, splits, folder, settings, self.real_ef)
 
-        folder = self.stage(name, made_from, work, below="data/synthetic", inside=synthesize.VERSION)
+        folder = self.stage(name, made_from, work, below="data/synthetic", inside=VERSION)
         cohort = Cohort(name, folder.parent.name)
         if name not in self.cohorts:
             self.cohorts[name] = {s: data.open_split(f"synthetic/{cohort.config}:{s}", self.out / "data")

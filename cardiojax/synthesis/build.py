@@ -45,7 +45,7 @@ SETTINGS = "cohort.json"   # beside the shards: settings, figures, and the membe
 
 
 @dataclasses.dataclass(frozen=True)
-class Settings:
+class CohortSettings:
     """All that decides the bytes of a cohort, besides the real masks and the generator's weights."""
 
     distribution: str = "uniform"
@@ -54,20 +54,20 @@ class Settings:
     consistency: str = "none"
 
 
-def build(painter: GauganModel | None, splits: Mapping[str, Split], folder: Path, settings: Settings, real_ef,
-          process: int = 0, processes: int = 1) -> dict:
+def build_cohort(generator: GauganModel | None, splits: Mapping[str, Split], folder: Path, settings: CohortSettings,
+                 real_ef, process: int = 0, processes: int = 1) -> dict:
     """Write this process's shards into `folder` (…/synthetic/CONFIG/1.0.0), and the dataset's info once all are there.
 
-    painter: the generator; None warps the real images instead (`warping`).
+    generator: the generator; None warps the real images instead (`warping`).
     splits: real studies by the name of the split that their descendants go to. real_ef: NAME → EF of its studies.
     Returns what cohort.json holds. Raises InputError where the masks, the generator or the folder do not fit.
     """
     patients = {name: studies_with_masks(split) for name, split in splits.items()}
-    if painter is not None:
+    if generator is not None:
         held = {int(label) for s in patients.values() for study in s for label in np.unique(study.masks)}
-        if unknown := held - set(painter.labels):
-            raise InputError(f"the masks hold label {min(unknown)}, which the generator {painter.path} never saw")
-    cohort = planned(patients, painter, folder, settings, real_ef)
+        if unknown := held - set(generator.labels):
+            raise InputError(f"the masks hold label {min(unknown)}, which the generator {generator.path} never saw")
+    cohort = planned(patients, generator, folder, settings, real_ef)
     chosen = {split: [Member(m["patient"], Recipe(*m["recipe"]), m["ef_percent"]) for m in members]
               for split, members in cohort["members"].items()}
     shards = [(split, i, count) for split, members in chosen.items()
@@ -78,7 +78,7 @@ def build(painter: GauganModel | None, splits: Mapping[str, Split], folder: Path
     with tqdm(total=studies, unit=" studies", desc="synthesis", mininterval=1, disable=None) as bar:
         for split, i, count in mine:
             members = chosen[split][i * SHARD:(i + 1) * SHARD]
-            write_shard(names[split, i, count], synthesised(members, patients[split], painter, settings.consistency))
+            write_shard(names[split, i, count], synthesised(members, patients[split], generator, settings.consistency))
             bar.update(len(members))
             if bar.disable:
                 log.info("%s: %d studies", names[split, i, count].name, len(members))
@@ -101,14 +101,14 @@ def studies_with_masks(split: Split) -> list[Study]:
     return found
 
 
-def planned(patients: Mapping[str, Sequence[Study]], painter: GauganModel | None, folder: Path, settings: Settings,
-            real_ef) -> dict:
+def planned(patients: Mapping[str, Sequence[Study]], generator: GauganModel | None, folder: Path,
+            settings: CohortSettings, real_ef) -> dict:
     """The cohort of cohort.json; planned and written where there is none yet.
 
     Raises RunError where the folder holds a cohort of other settings.
     """
     identity = {"settings": dataclasses.asdict(settings), "patients": fingerprint(patients),
-                "generator": "warp" if painter is None else weights_digest(painter), "shard": SHARD}
+                "generator": "warp" if generator is None else weights_digest(generator), "shard": SHARD}
     file = folder / SETTINGS
     if file.exists():
         cohort = json.loads(file.read_text())
@@ -120,7 +120,7 @@ def planned(patients: Mapping[str, Sequence[Study]], painter: GauganModel | None
     measured_by = shares("uniform", real_ef) if share is None else share
     found = plan(patients, share, settings.size, settings.seed,
                  lambda them: tqdm(them, unit=" patients", desc="masks", disable=None, leave=False))
-    cohort = {**identity, "commit": commit(), "gaugan": None if painter is None else str(painter.path),
+    cohort = {**identity, "commit": commit(), "gaugan": None if generator is None else str(generator.path),
               "splits": {split: choice.figures(measured_by) for split, choice in found.items()},
               "members": {split: [{"patient": m.patient, "study_id": name(patients[split][m.patient], m.recipe),
                                    "recipe": dataclasses.astuple(m.recipe), "ef_percent": m.ef_percent}
@@ -130,10 +130,10 @@ def planned(patients: Mapping[str, Sequence[Study]], painter: GauganModel | None
     return cohort
 
 
-def weights_digest(painter: GauganModel) -> str:
-    if painter.path is None:
+def weights_digest(generator: GauganModel) -> str:
+    if generator.path is None:
         raise RunError("a cohort is made by the generator of a run folder")
-    return hashlib.sha256((painter.path / "model.npz").read_bytes()).hexdigest()
+    return hashlib.sha256((generator.path / "model.npz").read_bytes()).hexdigest()
 
 
 def name(ancestor: Study, recipe: Recipe) -> str:
@@ -141,7 +141,7 @@ def name(ancestor: Study, recipe: Recipe) -> str:
     return f"{ancestor.study_id}_{recipe.kind}{recipe.step:02d}{finer}"
 
 
-def synthesised(members: Sequence[Member], patients: Sequence[Study], painter: GauganModel | None, consistency: str
+def synthesised(members: Sequence[Member], patients: Sequence[Study], generator: GauganModel | None, consistency: str
                 ) -> Iterator[Study]:
     """The studies of one shard, a generator's images made together."""
     shapes: dict[int, Shapes] = {}
@@ -151,31 +151,31 @@ def synthesised(members: Sequence[Member], patients: Sequence[Study], painter: G
             shapes = {m.patient: Shapes(patients[m.patient].masks)}       # members come patient by patient
         pairs.append(shapes[m.patient].pair(m.recipe))
     ancestors = [patients[m.patient] for m in members]
-    images = painted(ancestors, pairs, painter, consistency)
+    images = frames_of(ancestors, pairs, generator, consistency)
     for member, ancestor, pair, frames in zip(members, ancestors, pairs, images, strict=True):
         yield Study(study_id=name(ancestor, member.recipe), masks=pair, frames=frames,
                     slice_spacing_mm=masks.SPACING_MM, volumes_ml=masks.volumes_ml(pair), source=ancestor.source,
                     ancestor=ancestor.study_id)
 
 
-def painted(ancestors: Sequence[Study], pairs: Sequence[np.ndarray], painter: GauganModel | None, consistency: str
+def frames_of(ancestors: Sequence[Study], pairs: Sequence[np.ndarray], generator: GauganModel | None, consistency: str
             ) -> Iterator[UInt8[np.ndarray, "s h w 2"]]:
     """The frames of each pair of masks."""
-    if painter is None:
+    if generator is None:
         yield from map(warped, ancestors, pairs)
         return
     styles = None
     if consistency == "style":
-        styles = np.concatenate([ancestral_style(a, painter) for a in ancestors])
-    for pair, frames in zip(pairs, painter.stacks(pairs, styles), strict=True):
+        styles = np.concatenate([ancestral_style(a, generator) for a in ancestors])
+    for pair, frames in zip(pairs, generator.stacks(pairs, styles), strict=True):
         yield to_uint8(steady_background(frames, pair) if consistency == "background" else frames)
 
 
-def ancestral_style(ancestor: Study, painter: GauganModel) -> Float[np.ndarray, "1 256"]:
+def ancestral_style(ancestor: Study, generator: GauganModel) -> Float[np.ndarray, "1 256"]:
     """One style for all frames of a study: the mean over the real ancestor's frames."""
-    frames = ancestor.frames if painter.net.size_px == SIZE_PX else halve(ancestor.frames)
+    frames = ancestor.frames if generator.net.size_px == SIZE_PX else halve(ancestor.frames)
     images = frames.transpose(0, 3, 1, 2).reshape(-1, *frames.shape[1:3]) / np.float32(127.5) - 1
-    return painter.styles(images).mean(0, keepdims=True)
+    return generator.styles(images).mean(0, keepdims=True)
 
 
 def shard_name(split: str, index: int, count: int) -> str:

@@ -194,13 +194,13 @@ class GauganTask:
         """Figures of the averaged generator on held-out masks, the model, and a grid of mask, fake and real."""
         model = {"generator": state.ema, "generator_stats": self.re_estimated(state, shard),
                  "discriminator": state.discriminator, "discriminator_stats": state.discriminator_stats}
-        painter = GauganModel(self.config.net, self.training.labels, state.ema, model["generator_stats"])
-        fakes, reals = painter.generate(self.examples.masks), self.examples.images / 127.5 - 1
+        generator = GauganModel(self.config.net, self.training.labels, state.ema, model["generator_stats"])
+        fakes, reals = generator.generate(self.examples.masks), self.examples.images / 127.5 - 1
         gray = fakes if fakes.ndim == 3 else fakes.mean(-1)
         metrics = {"ssim": float(np.mean([ssim(f, r) for f, r in zip(gray, reals, strict=True)])),
                    "l1": float(np.abs(gray - reals).mean())}
         if self.judge is not None:
-            metrics |= self.judge.flat(painter)
+            metrics |= self.judge.flat(generator)
         return metrics, model, {"samples": figures.sample_grid(self.examples.masks, gray, reals)}
 
     def score(self, metrics: dict[str, float]) -> float:
