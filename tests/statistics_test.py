@@ -29,6 +29,33 @@ def test_compared_by_hand():
     assert statistics.verdict((0.9, 1.1)) == "not decided"
     two_seeds = statistics.compared(np.vstack([before, before]), np.vstack([before, 0 * before]))
     assert two_seeds["rmse_ratio"] == pytest.approx(np.sqrt(0.5))
+    undefined = np.where(np.arange(8) < 7, np.nan, before)
+    assert np.isnan(statistics.compared(before, undefined)["rmse_ratio_ci95"]).all()
+
+
+def test_the_interval_draws_studies_and_seeds():
+    """Errors of 1 before; 1 and 3 after, over two studies or over two seeds: either way resamples of (1, 1), (1, 3),
+    (3, 1) and (3, 3), ratios 1, √5, √5 and 3."""
+    studies = statistics.compared(np.ones((1, 2)), np.array([[1.0, 3]]))
+    seeds = statistics.compared(np.ones((1, 2)), np.array([[1.0, 1], [3, 3]]))
+    for found in (studies, seeds):
+        assert found["rmse_ratio"] == pytest.approx(5**0.5)
+        assert found["rmse_ratio_ci95"] == pytest.approx([1, 3])
+    assert statistics.compared(np.array([[1.0, 1], [3, 3]]), np.ones((1, 2)))["rmse_ratio_ci95"] == pytest.approx(
+        [1 / 3, 1])                                                  # the seeds of either side
+    both = statistics.compared(np.ones((2, 2)), np.array([[1.0, 2], [2, 4]]))["rmse_ratio_ci95"]
+    assert both == pytest.approx([1, 4])                             # at once: errors of 1 to 4
+
+
+def test_one_seed_leaves_the_interval_to_the_studies():
+    """The same seed twice says no more of the seeds; and the errors are paired: equal ones cancel in every resample."""
+    rng = np.random.default_rng(0)
+    before, after = rng.normal(size=(2, 1, 60))
+    once, twice = (statistics.ratio_ci95(before, np.vstack([after] * k)) for k in (1, 2))
+    of_means = [np.sqrt((after[0, s]**2).mean() / (before[0, s]**2).mean()) for s in rng.integers(60, size=(4000, 60))]
+    for found in (once, twice):
+        assert found == pytest.approx(np.quantile(of_means, [0.025, 0.975]), rel=0.05)
+    assert statistics.ratio_ci95(before, 2 * before) == pytest.approx([2, 2])
 
 
 def test_crps_of_a_step():
