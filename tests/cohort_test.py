@@ -19,6 +19,7 @@ from cardiojax.errors import DataError, InputError
 from cardiojax.evaluate import cohort_figures
 from cardiojax.files import write_arrays, write_text
 from cardiojax.models.gaugan import build_generator, split_net
+from cardiojax.models.saved import flatten
 from cardiojax.study import Study
 from cardiojax.synthesis import build, cohort, masks
 from cardiojax.synthesis.cohort import EDGES, Member, Pool, apportioned, choose, histogram, shares
@@ -87,7 +88,7 @@ def generator(tmp_path_factory):
     config = GauganConfig(net=GauganNetConfig(size_px=75, upsamplings="few", ngf=2, hidden=4, ndf=2),
                     perceptual="none")
     _, params, stats = split_net(build_generator(config.net, nnx.Rngs(0)))
-    write_arrays(path / "model.npz", {"generator": params, "generator_stats": stats})
+    write_arrays(path / "model.npz", flatten({"generator": params, "generator_stats": stats}))
     write_text(path / "config.json", json.dumps({
         "format": 1, "task": "gaugan", "labels": [0, 1, 2, 3], "seed": 0,
         "config": {"net": {k: getattr(config.net, k) for k in config.net.__dataclass_fields__}}}))

@@ -92,7 +92,7 @@ def features_of(graph, params, stats, batch: Batch, views: int
     """What the ridge reads: features of a batch of studies, averaged over the first `views` exact views; and each
     slice's share of the volumes (`SferaOutput.areas`) in the study as it is."""
     model = nnx.merge(graph, params, stats, copy=True)
-    outs = [model(view(batch.frames, batch.n_slices, v), batch.n_slices, budget=batch.budget) for v in range(views)]
+    outs = [model(view(batch.frames, batch.n_slices, v), batch.n_slices, slice_budget=batch.slice_budget) for v in range(views)]
     return sum(out.features for out in outs) / views, outs[0].areas
 
 
