@@ -24,6 +24,7 @@ from cardiojax.study import Study
 from cardiojax.synthesis import build, cohort, masks
 from cardiojax.synthesis.cohort import EDGES, Member, Pool, apportioned, choose, histogram, shares
 from cardiojax.synthesis.masks import Recipe
+from cardiojax.synthesis.subset import write_half
 
 UNIFORM = shares("uniform", None)
 
@@ -135,6 +136,26 @@ def test_a_cohort_opens_as_any_dataset(built, phantom_data):
     assert {p.name for p in (built / "figures").iterdir()} == {
         f"{name}.{kind}" for name in ("fig1_ef", "fig2_workflow", "fig3_stacks") for kind in ("png", "svg")}
     data.open_pair("synthetic/all:train", None, built)
+
+
+@pytest.mark.slow
+def test_a_half_is_of_the_same_studies(built, tmp_path):
+    """Half of the training studies at random, each as it was; validation unchanged."""
+    whole = {s: data.open_split(f"synthetic/all:{s}", built) for s in ("train", "validation")}
+    for config, seed in (("half", 0), ("again", 0), ("other", 1)):
+        write_half(whole["train"], built / "synthetic/all/1.0.0", tmp_path / f"synthetic/{config}/1.0.0", seed)
+    half = {s: data.open_split(f"synthetic/half:{s}", tmp_path) for s in whole}
+    assert (len(half["train"]), len(half["validation"])) == (31, 21)
+    by_id = {s.study_id: s for s in whole["train"]}
+    places = [list(by_id).index(s.study_id) for s in half["train"]]
+    assert places == sorted(set(places)) != list(range(31))
+    for study in half["train"]:
+        np.testing.assert_array_equal(study.frames, by_id[study.study_id].frames)
+        np.testing.assert_array_equal(study.volumes_ml, by_id[study.study_id].volumes_ml)
+    assert [s.study_id for s in half["validation"]] == [s.study_id for s in whole["validation"]]
+    members = json.loads((tmp_path / "synthetic/half/1.0.0/cohort.json").read_text())["members"]["train"]
+    assert [m["study_id"] for m in members] == [s.study_id for s in half["train"]]
+    assert shards(tmp_path, "half") == shards(tmp_path, "again") != shards(tmp_path, "other")
 
 
 @pytest.mark.slow

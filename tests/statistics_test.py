@@ -85,27 +85,46 @@ def test_ef_classes_hold_their_upper_limit():
 
 
 def test_an_experiment_is_compared_on_the_same_studies(tmp_path):
-    """Errors of ± 10 points without and ± 5 with pretraining, in another order of the studies."""
-    def evaluated(run, error, reverse=False):
-        for split in ("test", "validation"):
-            folder = tmp_path / run / "evaluations" / f"d_{split}"
-            folder.mkdir(parents=True)
-            rows = [{"study_id": f"{i:02d}", **{c: 50 + error * (-1)**i for c in comparison.COLUMNS},
-                     **{f"true_{c}": 50 for c in comparison.COLUMNS}, **dict.fromkeys(comparison.STDS, 5)}
-                    for i in range(12)][::-1 if reverse else 1]
-            with (folder / "predictions.csv").open("w", newline="") as stream:
-                writer = csv.DictWriter(stream, rows[0])
-                writer.writeheader()
-                writer.writerows(rows)
+    """Errors of ± 10 points with RSO, ± 8 with RSO-long and ± 5 with pretraining, in another order of the studies.
+    Deviations of 10 are twice the ridge's own: of errors of ± 10, the raw ones hold none within 80 %."""
+    def evaluated(run, error, updates, factor=(2, 2, 2), reverse=False):
+        folder = tmp_path / run / "evaluations" / "d_test"
+        folder.mkdir(parents=True)
+        rows = [{"study_id": f"{i:02d}", **{c: 50 + error * (-1)**i for c in comparison.COLUMNS},
+                 **{f"true_{c}": 50 for c in comparison.COLUMNS}, **dict.fromkeys(comparison.STDS, 10)}
+                for i in range(12)][::-1 if reverse else 1]
+        with (folder / "predictions.csv").open("w", newline="") as stream:
+            writer = csv.DictWriter(stream, rows[0])
+            writer.writeheader()
+            writer.writerows(rows)
+        calibration = {"calibration/factor": np.array(factor, np.float32), "calibration/far": np.float32(1)}
+        np.savez(tmp_path / run / "model.npz", **(calibration if factor else {}))
         figures = metrics.agreement(np.array([50.0 + error, 50 - error]), np.array([50.0, 50]))
-        return {"seed": 0, "run": run, **dict.fromkeys(metrics.MEASURES, figures)}
+        return {"seed": 0, "run": run, "updates": updates, **dict.fromkeys(metrics.MEASURES, figures)}
 
-    result = comparison.compare(tmp_path, {"d": {"RSO": [evaluated("a", 10)], "RSP": [evaluated("b", 5, True)]}})["d"]
+    datasets = {"d": {"RSO": [evaluated("a", 10, 7)], "RSP": [evaluated("b", 5, 21, reverse=True)],
+                      "RSA": [evaluated("old", 10, 7, factor=())]}}
+    early = comparison.compare(tmp_path, datasets)                 # RSO-long is not there yet
+    assert "against" not in early["d"]["RSP"]
+    assert early["d"]["RSP"]["against_extra"]["ef"]["rmse_ratio"] == pytest.approx(0.5)
+    assert comparison.primary_endpoint("d", early)["result"] is None
+    datasets["d"]["RSO-long"] = [evaluated("c", 8, 21)]
+    comparisons = comparison.compare(tmp_path, datasets)
+    result = comparisons["d"]
     assert "against" not in result["RSO"]
     assert result["RSP"]["summary"]["ef"]["rmse"] == pytest.approx(5)
     assert result["RSP"]["summary"]["ef"]["mae_ci95"] == pytest.approx([5, 5])
-    assert result["RSP"]["against"]["ef"]["rmse_ratio"] == pytest.approx(0.5)
+    assert result["RSP"]["against"]["baseline"] == "RSO-long"
+    assert result["RSP"]["updates"] == result["RSO-long"]["updates"] == 21
+    assert result["RSP"]["against"]["ef"]["rmse_ratio"] == pytest.approx(5 / 8)
     assert result["RSP"]["against"]["ef"]["verdict"] == "better"
-    assert result["RSO"]["calibration"]["ef"]["factor"] == pytest.approx(2)
-    assert result["RSO"]["calibration"]["ef"]["coverage"]["80%"] == 0
-    assert result["RSO"]["calibration"]["ef"]["coverage_recalibrated"]["80%"] == 1
+    assert result["RSP"]["against_extra"]["ef"]["rmse_ratio"] == pytest.approx(0.5)
+    assert result["RSO-long"]["against"]["baseline"] == result["RSA"]["against"]["baseline"] == "RSO"
+    endpoint = comparison.primary_endpoint("d", comparisons)
+    assert endpoint["result"] == {"seeds": [0], **result["RSP"]["against"]["ef"]}
+    calibration = result["RSO"]["calibration"]["ef"]
+    assert calibration["factor"] == 2
+    assert (calibration["coverage_raw"]["80%"], calibration["coverage"]["80%"]) == (0, 1)
+    volumes = result["RSO"]["calibration"]["edv"]
+    assert volumes["crps_raw"] > volumes["crps"]
+    assert result["RSA"]["calibration"]["ef"]["coverage_raw"] == result["RSA"]["calibration"]["ef"]["coverage"]
