@@ -24,8 +24,8 @@ class BuildSynthetic:
     split and name their ancestor. The records go to DATA_DIR/synthetic/CONFIG and open as `synthetic/CONFIG:train`
     (`synthetic:train` is `synthetic/uniform:train`), with cohort.json beside them: counts, flatness, every member.
 
-    Killed at any moment and started again it goes on, to the same bytes. Many processes share a build: start the same
-    command on each, with --processes N and --process 0 … N − 1, on a common file system.
+    Killed at any moment and started again it goes on; on CPU it ends in the same bytes. Many processes share a build:
+    start the same command on each, with --processes N and --process 0 … N − 1, on a common file system.
     """
 
     gaugan: Path | None = None

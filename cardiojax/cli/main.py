@@ -59,7 +59,7 @@ def fail(message: str) -> int:
 
 
 def set_up():
-    """Log lines of the house on stderr, those of its libraries only where they are errors; a compilation cache."""
+    """Log lines of cardiojax on stderr, those of its libraries only where they are errors; a compilation cache."""
     os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(Path.home() / ".cache" / "cardiojax" / "jax"))
     os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.2")
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")

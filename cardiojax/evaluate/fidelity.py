@@ -1,4 +1,4 @@
-"""How good synthetic images are: distances in feature space, likeness to held-out pairs, and volume fidelity."""
+"""Quality of synthetic images: distances in feature space, likeness to held-out pairs, and volume fidelity."""
 
 import functools
 import logging
@@ -30,7 +30,8 @@ BATCH = 8
 
 
 class Judge:
-    """Held-out studies with masks, seen by a SFERA trained on real images (and by VGG16, where its weights are)."""
+    """Measures generators on held-out studies with masks, by a SFERA trained on real images (and by VGG16, where its
+    weights are there)."""
 
     def __init__(self, run: Path | SferaModel, split: Split):
         """Raises RunError, DataError where the run or the split cannot judge."""
@@ -51,7 +52,7 @@ class Judge:
         """frechet, kernel (SFERA features), lpips, ssim, volume_fidelity, background_change (between ED and ES, outside
         of the heart); with VGG16 also frechet_vgg16, kernel_vgg16.
 
-        What is not at hand is None.
+        None where VGG16's or LPIPS's weights are missing.
         """
         fakes = [synthetic(s, generator) for s in self.studies]
         volumes, features = self._seen(fakes)

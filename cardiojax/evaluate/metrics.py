@@ -1,4 +1,4 @@
-"""How predicted volumes agree with the truth: per-study results gathered, every mean taken once at the end."""
+"""Agreement of predicted volumes with the truth: per-study results are gathered, each mean is taken once at the end."""
 
 import dataclasses
 

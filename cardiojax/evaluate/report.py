@@ -1,4 +1,4 @@
-"""What an evaluation leaves: metrics.json, predictions.csv, figures, and one page that shows them."""
+"""An evaluation's files: metrics.json, predictions.csv, figures, and one page that shows them."""
 
 import base64
 import csv
@@ -24,7 +24,7 @@ NAMES = {"edv": "EDV (ml)", "esv": "ESV (ml)", "ef": "EF (points)"}
 
 
 def evaluate(model: SferaModel, split: Split, out: Path) -> dict:
-    """Predict every study of a split and write all of the above into `out`. Returns what metrics.json holds."""
+    """Predict every study of a split and write an evaluation's files into `out`. Returns what metrics.json holds."""
     out.mkdir(parents=True, exist_ok=True)
     accumulator = Accumulator(model.mean_predictor)
     rows = []
@@ -75,7 +75,7 @@ def finish(title: str, result: dict, rows: list[list[str]], out: Path, pictures:
 
 def judgement(result: dict) -> list[list[str]]:
     """The figures of `judge` as rows of text, a header first."""
-    rows = [["", "value", "what it says"]]
+    rows = [["", "value", "meaning"]]
     for key, text in (("frechet", "distance in SFERA's features; 0 is indistinguishable"),
                       ("kernel", "the same as squared MMD (KID)"),
                       ("frechet_vgg16", "distance in VGG16's features"), ("kernel_vgg16", "the same as squared MMD"),

@@ -1,4 +1,4 @@
-"""What a reviewer asks beyond agreement: tests between two trainings, calibration, EF classes, subgroups."""
+"""Statistics beyond agreement: two ways of training compared, calibration, EF classes, subgroups."""
 
 import numpy as np
 from jaxtyping import Bool, Float, Integer

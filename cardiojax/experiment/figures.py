@@ -1,4 +1,4 @@
-"""An experiment in pictures: ratios to the baselines, agreement (paper, Figs. 4 and 5), learning curves."""
+"""Figures of an experiment: ratios to the baselines, agreement (paper, Figs. 4 and 5), learning curves."""
 
 from collections.abc import Mapping
 from pathlib import Path

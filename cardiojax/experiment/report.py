@@ -1,4 +1,4 @@
-"""What an experiment leaves to read: report.html (self-contained), table1.csv, figures as PNG and SVG."""
+"""An experiment's report: report.html (self-contained), table1.csv, figures as PNG and SVG."""
 
 import json
 from collections.abc import Iterator, Mapping
@@ -19,7 +19,7 @@ DIRECT = (BASELINE, LONG, PRETRAINED)           # shown study by study
 
 
 def write(out: Path, result: dict, splits: Mapping[str, Split], cohorts: Mapping[str, Mapping[str, Split]]) -> Path:
-    """All of it from `experiment.run`'s result. `splits` by NAME:SPLIT; `cohorts`, splits by name: uniform, warp."""
+    """Write it from `experiment.run`'s result. `splits` by NAME:SPLIT; `cohorts`, splits by name: uniform, warp."""
     drawn = out / "figures"
     drawn.mkdir(parents=True, exist_ok=True)
     datasets, comparisons, settings = result["datasets"], result["comparisons"], result["settings"]
@@ -49,7 +49,7 @@ def write(out: Path, result: dict, splits: Mapping[str, Split], cohorts: Mapping
 
 def draw(folder: Path, out: Path, result: dict, splits: Mapping[str, Split],
          cohorts: Mapping[str, Mapping[str, Split]]) -> Iterator[Path]:
-    """The figures, each as it stands on disk: charts as SVG, images as PNG."""
+    """Draw the figures; the file of each for the page: charts as SVG, images as PNG."""
     datasets, first = result["datasets"], result["settings"]["first"]
     if compared := {d: f for d, f in result["comparisons"].items() if any("against" in m for m in f.values())}:
         experiment_figures.ratios(compared, folder / "ratios.png")

@@ -61,7 +61,7 @@ def label(experiment: str, cohort: str) -> str:
 
 
 def made(stages: Stages) -> Iterator[tuple[Training, Path, dict[str, dict]]]:
-    """Each training's run and metrics by split, as they are ready; what other processes are at comes later."""
+    """Each training's run and metrics by split, as they are ready; those that other processes make come later."""
     waiting, missing, told = trainings(stages), [], False
     while waiting:
         busy = dict(waiting)

@@ -2,7 +2,7 @@
 
 They are run folders and cohorts, each named after what it was made from (settings, data, parents). So a stopped
 experiment goes on where it was, and a changed setting redoes what depends on it and nothing else. Several processes may
-share one experiment, for instance one a GPU: each takes stages that no other is at.
+share one experiment, for instance one a GPU: each takes stages that no other is making.
 """
 
 import contextlib
@@ -47,11 +47,11 @@ class Cohort:
 
 
 class NotMade(Exception):
-    """A stage that is not there and shall not be made."""
+    """A stage is not there, and `make` is False."""
 
 
 class Busy(Exception):
-    """A stage that another process is at."""
+    """Another process is making a stage."""
 
 
 class Stages:
@@ -91,7 +91,8 @@ class Stages:
 
     @contextlib.contextmanager
     def held(self, folder: Path, wait: bool = False) -> Iterator[None]:
-        """While this process alone is at `folder`; the lock goes with the process. Raises Busy without `wait`."""
+        """Hold the lock of `folder`, which ends with the process. Raises Busy where another process has it, unless
+        `wait`."""
         file = self.out / "locks" / "_".join(folder.relative_to(self.out).parts)
         file.parent.mkdir(parents=True, exist_ok=True)
         try:

@@ -1,8 +1,8 @@
 """The synthetic cohort: mask pairs of real patients → images → records, shard by shard.
 
-A shard's members, and the batches that its images are made in, follow from the cohort's settings alone, and it appears
-under its name only when it is whole. So any number of processes share a build with no more coordination than the
-folder, and one that was killed goes on, at the loss of one shard's work, to the same bytes.
+A shard's members, and the batches that its images are made in, follow from the cohort's settings alone, and it gets its
+name only when it is whole. So any number of processes share a build through its folder alone. A build that was killed
+goes on at the loss of one shard's work; on CPU it ends in the same bytes.
 """
 
 import dataclasses
@@ -12,7 +12,7 @@ import logging
 import os
 import tempfile
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -41,12 +41,13 @@ log = logging.getLogger("cardiojax")
 
 NAME, VERSION = "synthetic", "1.0.0"
 SHARD = 32                 # studies
+RealEf = Callable[[str], Float[np.ndarray, " n"]]      # NAME of a dataset → EF (percent) of its studies
 SETTINGS = "cohort.json"   # beside the shards: settings, figures, and the members in order
 
 
 @dataclasses.dataclass(frozen=True)
 class CohortSettings:
-    """All that decides the bytes of a cohort, besides the real masks and the generator's weights."""
+    """What a cohort is made by, besides the real masks and the generator's weights."""
 
     distribution: str = "uniform"
     size: int | None = None
@@ -55,11 +56,11 @@ class CohortSettings:
 
 
 def build_cohort(generator: GauganModel | None, splits: Mapping[str, Split], folder: Path, settings: CohortSettings,
-                 real_ef, process: int = 0, processes: int = 1) -> dict:
+                 real_ef: RealEf, process: int = 0, processes: int = 1) -> dict:
     """Write this process's shards into `folder` (…/synthetic/CONFIG/1.0.0), and the dataset's info once all are there.
 
     generator: the generator; None warps the real images instead (`warping`).
-    splits: real studies by the name of the split that their descendants go to. real_ef: NAME → EF of its studies.
+    splits: real studies by the name of the split that their descendants go to.
     Returns what cohort.json holds. Raises InputError where the masks, the generator or the folder do not fit.
     """
     patients = {name: studies_with_masks(split) for name, split in splits.items()}
@@ -102,7 +103,7 @@ def studies_with_masks(split: Split) -> list[Study]:
 
 
 def planned(patients: Mapping[str, Sequence[Study]], generator: GauganModel | None, folder: Path,
-            settings: CohortSettings, real_ef) -> dict:
+            settings: CohortSettings, real_ef: RealEf) -> dict:
     """The cohort of cohort.json; planned and written where there is none yet.
 
     Raises RunError where the folder holds a cohort of other settings.
@@ -160,7 +161,7 @@ def synthesised(members: Sequence[Member], patients: Sequence[Study], generator:
 
 def frames_of(ancestors: Sequence[Study], pairs: Sequence[np.ndarray], generator: GauganModel | None, consistency: str
             ) -> Iterator[UInt8[np.ndarray, "s h w 2"]]:
-    """The frames of each pair of masks."""
+    """The frames (0–255) of each pair of masks: slice, row, column, ED and ES."""
     if generator is None:
         yield from map(warped, ancestors, pairs)
         return
@@ -183,7 +184,7 @@ def shard_name(split: str, index: int, count: int) -> str:
 
 
 def write_shard(file: Path, studies: Iterator[Study]):
-    """Whole or not at all, however the process ends. Raises InputError where there is no room."""
+    """Whole or not at all, however the process ends. Raises InputError where the disk is full."""
     partial = file.with_name(f"partial-{uuid.uuid4().hex[:8]}-{file.name}")
     try:
         writer = ArrayRecordWriter(str(partial), "group_size:1")
@@ -191,7 +192,7 @@ def write_shard(file: Path, studies: Iterator[Study]):
             writer.write(records.serialise(study))
         writer.close()
         os.replace(partial, file)
-    except RuntimeError as error:             # the writer's way to say that a file cannot be written
+    except RuntimeError as error:             # ArrayRecord's error where a file cannot be written
         raise InputError(f"{file.name} cannot be written ({str(error).partition(';')[0]}); with room for it the same "
                          "command goes on") from None
     finally:
@@ -203,7 +204,8 @@ def is_whole(folder: Path) -> bool:
 
 
 def write_info(folder: Path, lengths: Mapping[str, list[int]]):
-    """dataset_info.json and features.json, by which TFDS opens the shards; and no leftovers of killed processes."""
+    """Write dataset_info.json and features.json, by which TFDS opens the shards; remove partial files of killed
+    processes."""
     for leftover in folder.glob("partial-*"):
         leftover.unlink(missing_ok=True)
     config = folder.parent.name
