@@ -26,7 +26,8 @@ from cardiojax.synthesis.cohort import EDGES, Member, Pool, apportioned, choose,
 from cardiojax.synthesis.masks import Recipe
 from cardiojax.synthesis.subset import write_half
 
-UNIFORM = shares("uniform", None)
+NO_DATASETS = {}.__getitem__               # these distributions look at none
+UNIFORM = shares("uniform", NO_DATASETS)
 
 
 def random_pool(n=4000, patients=20, seed=0):
@@ -54,15 +55,15 @@ def test_a_uniform_choice_is_flat(size):
 
 def test_other_distributions():
     pool = random_pool()
-    low = choose(pool, shares("low", None), 600, 0)
+    low = choose(pool, shares("low", NO_DATASETS), 600, 0)
     assert (ef(low) < 40).mean() == pytest.approx(2 / 3, abs=0.01)
     real = np.random.default_rng(1).normal(60, 6, 500)
     like = choose(pool, shares("as:real", {"real": real}.get), 500, 0)
     np.testing.assert_allclose(histogram(ef(like)), histogram(real) * 500 / histogram(real).sum(), atol=1)
-    assert len(choose(pool, shares("all", None), None, 0)) == 4000
+    assert len(choose(pool, shares("all", NO_DATASETS), None, 0)) == 4000
     for wrong in ("flat", "as:"):
         with pytest.raises(InputError, match="uniform, as:NAME, low or all"):
-            shares(wrong, None)
+            shares(wrong, NO_DATASETS)
     with pytest.raises(cohort.TooFew, match="an EF of"):
         choose(pool, UNIFORM, 4000, 0)
 

@@ -18,6 +18,7 @@ from cardiojax.experiment import run as experiment
 from cardiojax.experiment import stages
 from cardiojax.experiment.comparison import masks_own
 from cardiojax.models.prediction import Prediction
+from cardiojax.models.sfera import SferaModel
 from cardiojax.study import ED, ES, Study
 from cardiojax.units import LV, ef_percent
 from data_builders.phantom import phantom_dataset_builder as phantom
@@ -177,14 +178,14 @@ def test_what_the_masks_themselves_miss():
     assert masks_own(Studies(map(study, range(5, 12))), Studies(map(study, range(4)))) == {}
 
 
-class Oracle:
+class Oracle(SferaModel):
     """Knows the truth, to an error that pretraining halves; alternating in sign, so that it is not the truth's SD."""
 
     def __init__(self, run):
         self.path, self.settings, self.mean_predictor = run, {"seed": 0}, np.array([150.0, 60, 60])
         self.error = 0.1 if run.name.startswith("rsp_uniform") else 0.2
 
-    def predict_many(self, split):
+    def predict_many(self, split, batch=8):
         for i in range(len(split)):
             study = split[i]
             edv, esv = study.volumes_ml * (1 + self.error * np.array([0.1, (-1)**i]))

@@ -1,6 +1,6 @@
 """Figures of agreement: scatter (paper, Fig. 4) and Bland–Altman (Fig. 5); synthetic beside real images."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -75,7 +75,7 @@ def contact_sheet(study: Study, prediction: Prediction, folder: Path):
     figure.savefig(folder / f"{study.study_id}.png", dpi=130)
 
 
-def subplots(rows: int, columns: int, size_inches: tuple[float, float], **more) -> tuple[Figure, np.ndarray]:
+def subplots(rows: int, columns: int, size_inches: Sequence[float | int], **more) -> tuple[Figure, np.ndarray]:
     """A figure and its (rows, columns) of axes. Without pyplot, which would change the backend of a notebook that has
     loaded us."""
     figure = Figure(figsize=size_inches, layout="constrained")

@@ -1,5 +1,7 @@
 """Statistics beyond agreement: two ways of training compared, calibration, EF classes, subgroups."""
 
+from collections.abc import Sequence
+
 import numpy as np
 from jaxtyping import Bool, Float, Integer
 from scipy import stats
@@ -53,7 +55,7 @@ def ratio_ci95(before: Float[np.ndarray, "k n"], after: Float[np.ndarray, "m n"]
     return [float(end) for end in found.confidence_interval]
 
 
-def verdict(ratio_ci95: tuple[float, float]) -> str:
+def verdict(ratio_ci95: Sequence[float]) -> str:
     """better, worse or not decided: whether the interval of the ratio of RMSE lies on one side of 1."""
     low, high = ratio_ci95
     return "better" if high < 1 else "worse" if low > 1 else "not decided"

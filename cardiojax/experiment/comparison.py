@@ -6,7 +6,7 @@ One comparison, `PRIMARY`, is the endpoint that is named beforehand; all others 
 """
 
 import csv
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +18,7 @@ from cardiojax.evaluate.metrics import MEASURES, agreement, bootstrap_ci95, with
 from cardiojax.models import prediction
 from cardiojax.models.ridge import Calibration
 from cardiojax.models.sfera import calibration_of
+from cardiojax.study import Study
 
 BASELINE, LONG, PRETRAINED, WARPED = "RSO", "RSO-long", "RSP", "RSP-warp"
 COLUMNS, STDS = prediction.COLUMNS[1:4], prediction.COLUMNS[4:7]      # of EDV, ESV, EF, and of their deviations
@@ -65,7 +66,7 @@ def primary_endpoint(first: str, comparisons: dict) -> dict:
             "result": against and {"seeds": against["seeds"], **against[PRIMARY["measure"]]}}
 
 
-def masks_own(training: Split, test: Split) -> dict[str, dict]:
+def masks_own(training: Split | Sequence[Study], test: Split | Sequence[Study]) -> dict[str, dict]:
     """How far the annotators' masks are from the test studies' volumes: by Simpson's rule `as they are`, and `fitted`,
     linear in both volumes by least squares on the training studies. No bound: networks that are trained on the volumes
     may be nearer to them. The `agreement` of each measure and `n`, the studies with an LV in their masks; empty where
@@ -79,7 +80,7 @@ def masks_own(training: Split, test: Split) -> dict[str, dict]:
                                    for k, name in enumerate(MEASURES)}} for how, volumes in said.items()}
 
 
-def volumes_of_masks(split: Split) -> tuple[Float[np.ndarray, "n 2"], Float[np.ndarray, "n 2"]]:
+def volumes_of_masks(split: Split | Sequence[Study]) -> tuple[Float[np.ndarray, "n 2"], Float[np.ndarray, "n 2"]]:
     """EDV and ESV (ml) by the masks and as the dataset gives them, of the studies with an LV in their masks."""
     studies = [s for s in split if s.has_lv]
     by_masks = [s.volumes_from_masks_ml() for s in studies]
