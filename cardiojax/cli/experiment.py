@@ -33,7 +33,7 @@ class RunExperiment:
     out: Path
     """Folder of the stages and results."""
     preset: str = "small"
-    """Defaults of all settings below: paper (GPUs), small (2 CPU cores, about 8 hours), tiny (the phantom, minutes)."""
+    """Defaults of all settings below: paper (GPUs), small (2 CPU cores, hours), tiny (the phantom, minutes)."""
     report_only: bool = False
     """Train nothing; write the report of the stages that are there."""
     settings: Annotated[ExperimentConfig, tyro.conf.arg(name="")] = dataclasses.field(default_factory=ExperimentConfig)
