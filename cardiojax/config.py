@@ -208,14 +208,14 @@ class ExperimentConfig:
     finetuning_steps: int = 0
     """On real studies after the pretraining; 0: as many as without it."""
     own_features: bool = False
-    """The GauGAN matches images in the features of its own judge, not in --gaugan.perceptual's."""
+    """The GauGAN matches images in the features of the first dataset's RSO of seed 0, not in --gaugan.perceptual's."""
     synthetic: int = 22_653
     """Studies of the cohort, training and validation."""
     seeds: int = 3
-    """Trainings of RSO, RSP and RSA, from seed 0 on; they share one generator, cohort and pretraining."""
+    """Trainings of RSO, RSO-long, RSP and RSA, from seed 0 on; they share one generator, cohort and pretraining."""
     ablations: bool = True
-    """Also pretrain on half of the cohort, on as many with the first dataset's EF, and on warped images; and train on
-    real studies alone for as many steps as pretraining and finetuning take together."""
+    """Also pretrain on a random half of the cohort, on half as many studies with the first dataset's EF, and on warped
+    images."""
 
     def __post_init__(self):
         for name in ("pretraining_steps", "seeds"):

@@ -73,7 +73,7 @@ def main(argv: list[str]) -> int:
 
 
 def device_name(kind: str) -> str:
-    """With what decides a CPU's matrix products: PyTorch's bf16 flies with AMX and crawls without."""
+    """With what decides a CPU's matrix products: PyTorch's bf16 is fast with AMX and slow without."""
     if kind != "cpu":
         return kind
     cpuinfo = Path("/proc/cpuinfo")

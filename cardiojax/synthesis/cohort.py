@@ -1,5 +1,5 @@
-"""Which synthetic patients there shall be: a pool of mask pairs of real patients, and a choice of a given EF
-distribution out of it (paper, Methods and Fig. 1)."""
+"""The choice of synthetic patients: a pool of mask pairs of real patients, and members of it with a given EF
+distribution (paper, Methods and Fig. 1)."""
 
 import dataclasses
 import hashlib
@@ -25,7 +25,7 @@ class TooFew(DataError):
 
 @dataclasses.dataclass(frozen=True)
 class Member:
-    """One synthetic patient to be: of which patient (index in its split), how, and with which EF."""
+    """One synthetic patient: index of the real patient in its split, how its masks are made, and their EF."""
 
     patient: int
     recipe: Recipe
@@ -67,7 +67,7 @@ def histogram(ef_percent: Float[np.ndarray, " n"]) -> Int[np.ndarray, " b"]:
 
 def shares(distribution: str, real_ef: Callable[[str], Float[np.ndarray, " n"]]) -> Float[np.ndarray, " b"] | None:
     """The share of the studies in each bin: "uniform", "low" (two thirds below 40 %), "as:NAME" (as `real_ef(NAME)`);
-    "all" has none, it takes the pool as it is. Raises InputError for another word."""
+    "all" has none, it takes the pool as it is. Raises InputError for any other."""
     middles = (EDGES[1:] + EDGES[:-1]) / 2
     if distribution == "all":
         return None
