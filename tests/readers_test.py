@@ -39,6 +39,7 @@ def test_every_fault_is_named_and_survived(tmp_path, lines, fault):
         "duplicate": ("same position", healthy), "all_twice": ("same position", healthy),
         "non_parallel": ("not parallel", healthy), "mixed_size": ("resampled to their grid", healthy),
         "mixed_spacing": ("resampled to their grid", healthy), "rotated": ("resampled to their grid", healthy),
+        "first_rotated": ("resampled to their grid", healthy),
         "one_series": ("base to apex", healthy), "trials": ("last trial is kept", healthy),
         "missing_frames": ("no ES", healthy - 1), "slice_location": ("SliceLocation steps differ", healthy),
         "truncated": ("dropped", healthy - 1), "text_file": ("not DICOM", healthy),
@@ -52,6 +53,19 @@ def test_a_rotated_slice_is_turned_back(tmp_path):
     healthy, _ = written(tmp_path / "a")
     rotated, _ = written(tmp_path / "b", "rotated")
     np.testing.assert_allclose(rotated.frames, healthy.frames, atol=1e-2)
+
+
+@pytest.mark.parametrize("read_first", [True, False])
+def test_a_rotated_first_slice_does_not_turn_the_stack(tmp_path, read_first):
+    """Its normal is opposite to the others'. `sax_5` is acquired first but read after `sax_10`, `sax_005` before."""
+    stacks = []
+    for faults in ((), ("first_rotated",)):
+        study = tmp_path / str(len(faults)) / "s"
+        write_study(study.parent, "ukb_like", 2, "s", phases=2, faults=faults, other_views=False)
+        for series in list((study / "study").iterdir()) if read_first else ():
+            series.rename(series.with_name(f"sax_{int(series.name[4:]):03d}"))
+        stacks.append(read_dicom_study(study, frames=(1, 2)).frames)
+    np.testing.assert_allclose(*stacks, atol=1e-2)
 
 
 def test_reversed_acquisition_still_runs_base_to_apex(tmp_path):
