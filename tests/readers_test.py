@@ -68,6 +68,19 @@ def test_a_rotated_first_slice_does_not_turn_the_stack(tmp_path, read_first):
     np.testing.assert_allclose(*stacks, atol=1e-2)
 
 
+def test_a_study_knows_where_its_slices_lie(tmp_path):
+    """Of eleven slices 10 mm apart the fifth is unreadable: runs of four and six are left."""
+    made = phantom.study("ukb_like", 2)
+    write_study(tmp_path, "ukb_like", 2, "s", phases=2, other_views=False)
+    whole = read_dicom_study(tmp_path / "s", frames=(1, 2))
+    np.testing.assert_allclose(np.diff(whole.positions_mm), made.slice_spacing_mm, atol=1e-3)
+    assert whole.consecutive_slices == len(made) == 11
+    fifth = sorted((tmp_path / "s" / "study").iterdir(), key=lambda p: int(p.name[4:]))[4]
+    for file in fifth.iterdir():
+        file.write_bytes(file.read_bytes()[:200])
+    assert read_dicom_study(tmp_path / "s", frames=(1, 2)).consecutive_slices == 6
+
+
 def test_reversed_acquisition_still_runs_base_to_apex(tmp_path):
     """The orientation decides: the order of the series does not matter."""
     write_study(tmp_path, "ukb_like", 2, "s", phases=3, other_views=False)

@@ -91,7 +91,8 @@ def read_dicom_study(path: Path, frames: tuple[int, int] | None = None, masks: t
     check_slice_location(kept, positions, study_id)
     spacing_mm, gaps = geometry.slice_spacing_mm(positions, study_id, kept[0].images[0].thickness_mm)
     return Study(study_id=study_id, frames=np.stack(pixels), masks=labels, slice_spacing_mm=spacing_mm,
-                 pixel_spacing_mm=planes[0].spacing_mm, frame_numbers=(ed, es), notes=tuple(gaps))
+                 positions_mm=positions, pixel_spacing_mm=planes[0].spacing_mm, frame_numbers=(ed, es),
+                 notes=tuple(gaps))
 
 
 def group(images: list[Image], study_id: str) -> tuple[list[Acquisition], np.ndarray]:
