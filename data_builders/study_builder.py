@@ -25,7 +25,7 @@ Source = tuple[str, Callable[[], Study]]      # study_id, and how to read it
 
 class StudyConfig(tfds.core.BuilderConfig):
     """How studies are prepared: trimmed to base … apex or whole, cropped round the motion or the image centre;
-    `consecutive`: whether the slices that training asks for must be neighbours without a gap."""
+    `consecutive`: whether the slices that training requires must be neighbours without a gap."""
 
     def __init__(self, *, trimmed: bool = False, centre: str = "motion", consecutive: bool = False, **kwargs):
         super().__init__(**kwargs)
@@ -177,6 +177,6 @@ def require_slices(study_id: str, count: int, what: str):
 
 
 def fixed_fraction(salt: str, study_id: str) -> float:
-    """A number in [0, 1) that a study keeps for ever: the hash that decides its split."""
+    """A number in [0, 1) from a hash of the study's id, always the same: it decides the split."""
     digest = hashlib.sha256(f"{salt}:{study_id}".encode()).digest()
     return int.from_bytes(digest[:8], "big") / 2**64

@@ -99,14 +99,14 @@ def test_es_is_found_in_a_cine(tmp_path):
 
 
 @pytest.mark.parametrize(("direction", "acquired", "sign"), [
-    ([0.6, -0.55, -0.57], -1, 1), ([-0.6, 0.55, 0.57], 1, -1), ([0, 0, 1], 1, 1), ([0, 0, 1], -1, -1)])
+    ([0.6, -0.55, -0.57], -1.0, 1), ([-0.6, 0.55, 0.57], 1.0, -1), ([0, 0, 1], 1.0, 1), ([0, 0, 1], -1.0, -1)])
 def test_order_by_orientation_else_by_acquisition(direction, acquired, sign):
     assert geometry.towards_apex(np.array(direction), "s", acquired) == sign
 
 
 def test_masks_meet_slices_by_position_not_order(tmp_path, lines):
     """A mask volume with its planes reversed, one plane too few and one off the stack."""
-    planes = [geometry.Plane(np.array([-10.0, -20, 8 * k]), np.array([1.0, 0, 0]), np.array([0, 1.0, 0]), (2, 1),
+    planes = [geometry.Plane(np.array([-10.0, -20, 8 * k]), np.array([1.0, 0, 0]), np.array([0, 1.0, 0]), (2.0, 1.0),
                              (12, 14)) for k in range(4)]
     truth = np.random.default_rng(0).integers(0, 4, (4, 12, 14)).astype(np.uint8)
     volume = np.zeros((14, 12, 4), np.uint8)

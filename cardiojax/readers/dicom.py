@@ -129,7 +129,7 @@ def group(images: list[Image], study_id: str) -> tuple[list[Acquisition], np.nda
 
 
 def find_ed_es(acquisitions: list[Acquisition], study_id: str) -> tuple[int, int]:
-    """Phases of ED and ES where nobody names them: ED is the first after the R wave.
+    """Phases of ED and ES where they are not given: ED is the first after the R wave.
 
     Of two phases the second is ES, of a whole cine `cycle.es_phase`.
     """
@@ -193,7 +193,7 @@ def decode(a: Acquisition, ed: int, es: int, study_id: str) -> tuple[Acquisition
         if bad := int((~np.isfinite(frames)).sum()):
             raise ValueError(f"{bad} pixels are NaN or infinite")
         return a, frames
-    except Exception as error:                          # pydicom and its decoders raise whatever they stumble on
+    except Exception as error:                          # pydicom and its decoders raise many kinds
         log.warning("study %s: slice %s dropped: pixels unreadable (%s)", study_id, a.name, one_line(error))
         return None
 
