@@ -86,7 +86,7 @@ class Shape:
     ed_radius: float
 
     def inside_depth(self, z: float) -> bool:
-        return self.base <= z <= self.base + self.length
+        return bool(self.base <= z <= self.base + self.length)
 
     def profile(self, z: float, length: float) -> float:
         """Radius at depth z as a share of the largest; 0 beyond the apex."""
