@@ -10,6 +10,7 @@ from jaxtyping import Float, Int
 from scipy import stats
 
 from cardiojax import units
+from cardiojax.data import builders
 from cardiojax.errors import DataError, InputError
 from cardiojax.study import Study
 from cardiojax.synthesis.masks import Recipe, Shapes, recipes
@@ -172,13 +173,13 @@ def plan(splits: Mapping[str, Sequence[Study]], distribution: Float[np.ndarray, 
 
 
 def check_disjoint(splits: Mapping[str, Sequence[Study]]):
-    """Raises DataError where descendants of one patient would be in two splits."""
+    """Raises DataError where descendants of one patient, also of another visit, would be in two splits."""
     seen: dict[str, str] = {}
-    for split, patients in splits.items():
-        for study in patients:
-            name = f"{study.source}/{study.study_id}"
-            if seen.setdefault(name, split) != split:
-                raise DataError(f"patient {name} is in both {seen[name]} and {split}")
+    for split, studies in splits.items():
+        real = {(s.source, s.ancestor or s.study_id) for s in studies}
+        for patient in sorted(set(builders.patients(real).values())):
+            if seen.setdefault(patient, split) != split:
+                raise DataError(f"patient {patient} is in both {seen[patient]} and {split}")
 
 
 def fingerprint(splits: Mapping[str, Sequence[Study]]) -> str:
