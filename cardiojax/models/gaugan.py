@@ -131,7 +131,7 @@ class GauganModel:
                 for part in np.split(gray, np.cumsum(lengths)[:-1])]
 
     def styles(self, images: np.ndarray) -> Float[np.ndarray, "n 256"]:
-        """Mean styles of (N, H, W) images in [−1, 1] of `size_px`, for `generate`. Raises InputError without an encoder."""
+        """Mean styles of (N, H, W) images in [−1, 1] of `size_px`, for `generate`. Raises InputError for others."""
         if not self.net.style:
             raise InputError("this generator has no style encoder (train it with --style)")
         if np.shape(images)[1:] != (self.net.size_px, self.net.size_px):
