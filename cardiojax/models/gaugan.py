@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jaxtyping import Array, Float, Int, UInt8
+from jaxtyping import Array, Float, Integer, UInt8
 
 from cardiojax.config import GauganNetConfig, jax_dtype
 from cardiojax.errors import InputError, RunError
@@ -86,26 +86,25 @@ class GauganModel:
         """Write model.npz, whole or not at all."""
         write_arrays(file, self.arrays())
 
-    def apply(self, masks: Int[Array, "n h w"], styles: Float[Array, "n 256"] | None = None
-              ) -> Float[Array, "n h w c"]:
+    def apply(self, masks: Integer[Array | np.ndarray, "n h w"],
+              styles: Float[Array | np.ndarray, "n 256"] | None = None) -> Float[Array, "n h w c"]:
         """Images in [−1, 1] of masks of an allowed size, in one call to the device; the result stays there."""
         styles = jnp.zeros((len(masks), STYLE)) if styles is None else styles
         return _paint(self.net, self._weights, masks, styles)
 
-    def flops(self, masks: Int[Array, "n h w"]) -> float | None:
+    def flops(self, masks: Integer[Array | np.ndarray, "n h w"]) -> float | None:
         """Of one `apply`, where the compiler says."""
         styles = jnp.zeros((len(masks), STYLE))
         return (_paint.lower(self.net, self._weights, masks, styles).compile().cost_analysis() or {}).get("flops")
 
-    def generate(self, masks: Int[np.ndarray, "n h w"], style: Float[np.ndarray, "n 256"] | None = None
-                 ) -> Float[np.ndarray, "n h w *c"]:
-        """Images in [−1, 1] of label masks, of the same size; one channel has no axis of its own.
+    def generate(self, masks: np.ndarray, style: np.ndarray | None = None) -> Float[np.ndarray, "n h w *c"]:
+        """Images in [−1, 1] of label masks (N, H, W), of the same size; one channel has no axis of its own.
 
         Masks are taken at the run's pixel size (its `size_px`: 150 is 1 mm, 75 is 2 mm), padded with background to
         a size that the network allows, and the images cropped back; only those of the records' 150 × 150 pixels are
         halved for a run of 75, and their images doubled. A style encoder fixes the size to the run's own.
         An image depends on its own mask alone.
-        style: a run's with a style encoder (see `styles`); its mean, zero, by default.
+        style: (N, 256), a run's with a style encoder (see `styles`); its mean, zero, by default.
         Raises InputError for labels that the generator never saw, and for sizes that it cannot make.
         """
         masks = self._checked(masks)
@@ -129,7 +128,7 @@ class GauganModel:
             out[at:at + batch] = np.asarray(images)[:n - at, low[0]:low[0] + h, low[1]:low[1] + w]
         return out[..., 0] if self.net.channels == 1 else out
 
-    def stacks(self, masks: Sequence[Int[np.ndarray, "_ h w 2"]], style: Float[np.ndarray, "n 256"] | None = None
+    def stacks(self, masks: Sequence[Integer[np.ndarray, "_ h w 2"]], style: Float[np.ndarray, "n 256"] | None = None
                ) -> list[Float[np.ndarray, "_ h w 2"]]:
         """Images of the ED and ES masks of several studies, made together; `style`: one for each study."""
         flat = np.concatenate([np.moveaxis(m, -1, 1).reshape(-1, *m.shape[1:3]) for m in masks])
@@ -139,8 +138,8 @@ class GauganModel:
         return [np.moveaxis(part.reshape(-1, 2, *flat.shape[1:]), 1, -1)
                 for part in np.split(gray, np.cumsum(lengths)[:-1])]
 
-    def styles(self, images: Float[np.ndarray, "n h w"]) -> Float[np.ndarray, "n 256"]:
-        """Mean styles of images in [−1, 1] of `size_px`, for `generate`. Raises InputError where there are none."""
+    def styles(self, images: np.ndarray) -> Float[np.ndarray, "n 256"]:
+        """Mean styles of (N, H, W) images in [−1, 1] of `size_px`, for `generate`. Raises InputError for others."""
         if not self.net.style:
             raise InputError("this generator has no style encoder (train it with --style)")
         if np.shape(images)[1:] != (self.net.size_px, self.net.size_px):
@@ -149,7 +148,7 @@ class GauganModel:
         return np.asarray(_encode(self.net, self._weights, padded(
             channels, padded_px(self.net.size_px, self.net.upsamplings), "reflect")))
 
-    def _checked(self, masks) -> Int[np.ndarray, "n h w"]:
+    def _checked(self, masks) -> Integer[np.ndarray, "n h w"]:
         masks = np.asarray(masks)
         if masks.ndim != 3 or 0 in masks.shape[1:] or not np.issubdtype(masks.dtype, np.integer):
             raise InputError(f"masks are whole numbers in (N, H, W), not {masks.dtype} in {masks.shape}")

@@ -205,7 +205,7 @@ class SferaModel:
                                        ed_area=areas[i, :len(study), 0] if taught_areas else None)
             yield Prediction(
                 study.study_id, *map(float, mean[i]), float(ef[i]), *map(float, std[i]), float(ef_std[i]),
-                bool(reasons), "; ".join(reasons), *(p_below(limit, ef[i], ef_std[i]) for limit in (40, 50)),
+                bool(reasons), "; ".join(reasons), *(p_below(limit, ef[i], ef_std[i]) for limit in (40.0, 50.0)),
                 *(study.frame_numbers or (None, None)))
 
 

@@ -10,7 +10,7 @@ from typing import Literal
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Integer
 
 from cardiojax.errors import InputError
 from cardiojax.nets.spade import LabelMap, Norm, Spade, SpectralConv, instance_norm, label_map, xavier
@@ -96,7 +96,7 @@ class Generator(nnx.Module):
         return [(self.head, False), (self.middle_0, self.upsamplings != "few"),
                 (self.middle_1, self.upsamplings in ("more", "most")), *((block, True) for block in self.up)]
 
-    def label_maps(self, labels: Int[Array, "n h w"]) -> dict[int, LabelMap]:
+    def label_maps(self, labels: Integer[Array, "n h w"]) -> dict[int, LabelMap]:
         """The label maps at the side of every block; made once, they serve several passes."""
         side = labels.shape[1] // 2 ** UPSAMPLINGS[self.upsamplings]
         sides = [side * 2**i for i in range(UPSAMPLINGS[self.upsamplings] + 1)]
@@ -173,7 +173,7 @@ class Discriminator(nnx.Module):
         self.scales = nnx.List([PatchDiscriminator(classes + channels, ndf, dtype, rngs)
                                 for _ in range(scales)])
 
-    def __call__(self, labels: Int[Array, "n h w"], images: Float[Array, "n h w c"]
+    def __call__(self, labels: Integer[Array, "n h w"], images: Float[Array, "n h w c"]
                  ) -> list[list[Float[Array, "n p q o"]]]:
         """Activations by scale and layer."""
         x = jnp.concatenate([jax.nn.one_hot(labels, self.classes, dtype=self.dtype), images.astype(self.dtype)], -1)

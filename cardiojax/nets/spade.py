@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jax import lax
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Int, Integer
 
 from cardiojax.ops.convolution import conv
 from cardiojax.ops.neighbourhoods import Neighbourhoods, Weights, modulation, neighbourhoods
@@ -90,7 +90,7 @@ class LabelMap(NamedTuple):
         return jax.nn.one_hot(self.labels, classes, dtype=dtype)
 
 
-def label_map(labels: Int[Array, "n h w"], side: int, classes: int) -> LabelMap:
+def label_map(labels: Integer[Array, "n h w"], side: int, classes: int) -> LabelMap:
     """Label maps at `side` pixels: the top-left pixel of each block, as torch's nearest resize takes."""
     factor = labels.shape[1] // side
     small = labels[:, ::factor, ::factor].astype(jnp.int32)

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from flax import nnx
-from jaxtyping import Array, Int
+from jaxtyping import Array, Integer
 
 from cardiojax import data
 from cardiojax.config import GauganConfig
@@ -232,7 +232,7 @@ class GauganTask:
                             is_leaf=lambda x: isinstance(x, nnx.Variable))
 
     @functools.partial(jax.jit, static_argnums=0)
-    def _statistics(self, params, stats, masks: Int[Array, "b h w"], i) -> tuple[nnx.State, nnx.State]:
+    def _statistics(self, params, stats, masks: Integer[Array, "b h w"], i) -> tuple[nnx.State, nnx.State]:
         """Statistics after a pass, and those of this batch alone: what moved, without the momentum."""
         net = nnx.merge(self.generator, params, stats, copy=True)
         power_iteration(net)
