@@ -97,7 +97,7 @@ def test_devices_and_modes_agree_on_gradients(frames, start, smooth):
     first gradient."""
     still, found = dataclasses.replace(CONFIG, generator_rate=0.0), []
     for mode, count, how in (("jit", 1, StepOptions()), ("jit", 8, StepOptions()), ("pmap", 8, StepOptions()), ("jit", 1, StepOptions(remat=True))):
-        task = gaugan.GauganTask(still, *frames, how=how)
+        task = gaugan.GauganTask(still, *frames, options=how)
         parallel = Parallel(task, mode, jax.devices()[:count])
         state, metrics = parallel.step(parallel.place(start), next(task.batches(0)), jax.random.key(2))
         state = parallel.one(state)
@@ -118,7 +118,7 @@ def test_one_update_by_hand(frames):
     all the same.
     """
     net = dataclasses.replace(CONFIG.net, dtype="bfloat16", style=True, norm="instance")
-    halting = gaugan.GauganTask(dataclasses.replace(CONFIG, net=net), *frames, how=StepOptions(accumulate=2))
+    halting = gaugan.GauganTask(dataclasses.replace(CONFIG, net=net), *frames, options=StepOptions(accumulate=2))
     for name, turn in (("discriminator_optimiser", 0), ("generator_optimiser", 1)):
         setattr(halting, name, gaugan.optax.adam(lambda count, turn=turn: 1e-3 * (count == turn), b1=0.0, b2=0.9))
     step, batch, before = jax.jit(halting.step), next(halting.batches(0)), halting.init(jax.random.key(0))
