@@ -26,13 +26,14 @@ def below(given, prefix):
 
 
 def assert_near(found, given, name):
-    """Of a sampled array the same entries are looked at; gradients to 2e-5 of their tensor's largest."""
-    truth = given[name]
+    """Of a sampled array the same entries are looked at. Gradients to 2e-5 of their tensor's largest; where they are
+    sampled, so are the networks of one or two channels, in which rounding weighs more: 5e-5."""
+    truth, relative = given[name], 5e-5 if "norms/gradG" in given.files else 2e-5
     if truth.shape != found.shape:
         found = np.asarray(found).reshape(-1)[::max(1, found.size // 100)]
     atol = 1e-5
     if "/grad" in name and (largest := np.abs(truth).max()) > 1e-6:
-        atol = 2e-5 * largest
+        atol = relative * largest
     np.testing.assert_allclose(found, truth, atol=atol, rtol=0 if "/grad" in name else 1e-7, err_msg=name)
 
 
