@@ -1,4 +1,4 @@
-"""SPADE, GauGAN and its losses (NVlabs' numbers: `parity_test`): looked up = dense, sizes, independence of companions."""
+"""SPADE, GauGAN and its losses (NVlabs' numbers: `parity_test`): looked up = dense, sizes, companions."""
 
 import jax
 import jax.numpy as jnp
