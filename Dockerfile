@@ -5,7 +5,6 @@ WORKDIR /opt/cardiojax
 COPY pyproject.toml README.md LICENSE ./
 COPY cardiojax cardiojax
 COPY data_builders data_builders
-COPY launch launch
 RUN pip install --no-cache-dir '.[cuda]'
 ENV JAX_COMPILATION_CACHE_DIR=/workspace/.jax-cache
 WORKDIR /workspace

@@ -4,8 +4,8 @@
     python benchmarks/communication.py --task gaugan --step-ms 120 --json benchmarks/results/communication_gaugan.json
 
 --step-ms: a measured step of one device at that batch (`cardiojax bench train`); without it, the step is the
-compiler's FLOPs at --utilisation of an H100's bf16 peak. Nothing is run: shapes are compiled for as many devices as JAX
-shows. Ring all-reduce: 2 (n − 1) / n × bytes over the slowest link, and a latency for each collective.
+FLOPs of the program for a GPU at --utilisation of an H100's bf16 peak. Nothing is run: shapes are compiled for as many
+devices as JAX shows. Ring all-reduce: 2 (n − 1) / n × bytes over the slowest link, and a latency for each collective.
 """
 
 import argparse
@@ -54,13 +54,13 @@ def main():
     parser.add_argument("--utilisation", type=float, default=0.3)
     parser.add_argument("--json", type=Path, required=True)
     args = parser.parse_args()
-    conv.BY_MATMUL = False                   # as on a GPU
     devices = len(jax.devices())
     spec = Spec("train", args.task, args.preset, args.batch_per_device * devices, dtype="bfloat16", devices=devices)
     task = task_of(spec, split_of(spec))
     batch = next(task.batches(0, devices=devices))
-    compiled = Parallel(task).compiled(jax.eval_shape(task.init, jax.random.key(0)), batch)
-    found, flops = collectives(compiled.as_text()), (compiled.cost_analysis() or {}).get("flops", float("nan"))
+    parallel, state = Parallel(task), jax.eval_shape(task.init, jax.random.key(0))
+    found = collectives(parallel.compiled(state, batch).as_text())
+    flops = (parallel.lowered(state, batch, "cuda").cost_analysis() or {}).get("flops", float("nan"))
     seconds = args.step_ms / 1000 if args.step_ms else flops / (
         args.utilisation * PEAKS["NVIDIA H100 80GB HBM3"]["bfloat16"])
     total = {k: sum(c[k] for c in found.values()) for k in ("count", "bytes")}

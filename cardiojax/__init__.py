@@ -1,8 +1,12 @@
 """cardiojax: from short-axis cardiac MRI to left-ventricular volumes, in JAX. `cardiojax.load(run)` opens a run."""
 
 from importlib.metadata import PackageNotFoundError, version
+from typing import TYPE_CHECKING
 
 from cardiojax.study import Study
+
+if TYPE_CHECKING:
+    from cardiojax.models import load
 
 try:
     __version__ = version("cardiojax")

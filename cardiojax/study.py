@@ -1,4 +1,4 @@
-"""`Study`: the one value that every room of the house reads, makes or passes on."""
+"""`Study`: what readers return, records hold and networks are given."""
 
 import dataclasses
 

@@ -1,5 +1,5 @@
 #!/bin/bash
-# A training on N nodes × M GPUs: sbatch --nodes 2 --gpus-per-node 8 launch/cluster/slurm.sh train gaugan --preset paper …
+# A training on N nodes × M GPUs: sbatch --nodes 2 --gpus-per-node 8 launch/slurm.sh train gaugan --preset large …
 # One process a node drives its GPUs. Pre-empted, or two minutes before its time is over, every process saves and the
 # job goes back into the queue, to go on from there. Records and the run folder lie where all nodes see them.
 #SBATCH --job-name=cardiojax

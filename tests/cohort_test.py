@@ -8,17 +8,17 @@ import subprocess
 import sys
 import time
 
+import jax
 import numpy as np
 import pytest
-from flax import nnx
 
 from cardiojax import data, units
 from cardiojax.cli.main import main
 from cardiojax.config import GauganConfig, GauganNetConfig
 from cardiojax.errors import DataError, InputError
 from cardiojax.evaluate import cohort_figures
-from cardiojax.files import write_arrays, write_text
-from cardiojax.models.gaugan import build_generator, split_net
+from cardiojax.files import write_text
+from cardiojax.models.gaugan import GauganModel, new_networks
 from cardiojax.study import Study
 from cardiojax.synthesis import build as synthesize
 from cardiojax.synthesis import cohort, masks
@@ -86,9 +86,8 @@ def painter(tmp_path_factory):
     """A run folder of an untrained generator: what it paints is no heart, but it is always the same."""
     path = tmp_path_factory.mktemp("gaugan")
     config = GauganConfig(net=GauganNetConfig(size_px=75, upsamplings="few", ngf=2, hidden=4, ndf=2),
-                    perceptual="none")
-    _, params, stats = split_net(build_generator(config.net, nnx.Rngs(0)))
-    write_arrays(path / "model.npz", {"generator": params, "generator_stats": stats})
+                          perceptual="none")
+    GauganModel(config.net, (0, 1, 2, 3), *new_networks(config.net, jax.random.key(0))[:2]).save(path / "model.npz")
     write_text(path / "config.json", json.dumps({
         "format": 1, "task": "gaugan", "labels": [0, 1, 2, 3], "seed": 0,
         "config": {"net": {k: getattr(config.net, k) for k in config.net.__dataclass_fields__}}}))

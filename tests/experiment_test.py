@@ -152,9 +152,8 @@ class Oracle:
         self.path, self.settings, self.mean_predictor = run, {"seed": 0}, np.array([150.0, 60, 60])
         self.error = 0.1 if run.name.startswith("rsp_uniform") else 0.2
 
-    def predict_split(self, split):
-        for i in range(len(split)):
-            study = split[i]
+    def predict_many(self, split):
+        for study in split:
             edv, esv = study.volumes_ml * (1 + self.error * np.array([0.1, (-1)**i]))
             yield study, Prediction(study.study_id, edv, esv, float(ef_percent(edv, esv)), 5.0, 5.0, 4.0)
 

@@ -3,6 +3,8 @@
 import csv
 import logging
 import shutil
+import subprocess
+import sys
 
 import nibabel as nib
 import numpy as np
@@ -12,8 +14,8 @@ from pydicom.uid import ExplicitVRBigEndian, JPEGLosslessSV1, RLELossless
 
 from cardiojax import phantom
 from cardiojax.cli.main import main
-from cardiojax.config import SferaConfig
 from cardiojax.errors import StudyError
+from cardiojax.models.prediction import reasons_to_refer
 from cardiojax.models.sfera import SferaModel
 from cardiojax.phantom.dicom import write_study
 from cardiojax.readers import find_studies, read_dicom_study, read_nifti_cine, read_study
@@ -180,14 +182,27 @@ def study(n=10, spacing_mm=8.0, **more):
 @pytest.mark.parametrize(("changed", "says"), [
     ({}, None), ({"study": study(5, 20.0)}, "5 slices, fewer than 6"), ({"study": study(7)}, "span 56 mm"),
     ({"study": study(notes=("gap of 16.0 mm",))}, "gap of 16.0 mm"), ({"mean_ml": (60, 90)}, "not physiological"),
-    ({"ef_std": 16.0}, "EF is uncertain"), ({"distance": 3.0}, "unlike the training studies"),
-    ({"ed_areas": np.array([3.0, 5, 4])}, "apex seems to be missing")])
+    ({"ef_std_percent": 16.0}, "EF is uncertain"), ({"distance": 3.0}, "unlike the training studies"),
+    ({"ed_area": [3.0, 5, 4]}, "apex seems to be missing"),
+    ({"ed_area": None}, None)])
 def test_a_study_is_referred_for_a_reason(changed, says):
-    predictor = SferaModel.__new__(SferaModel)
-    predictor.config = SferaConfig()
-    usual = {"study": study(), "mean_ml": (120, 50), "ef_std": 4.0, "distance": 0.5, "ed_areas": np.array([3.0, 5, 1])}
-    reasons = predictor._reasons(**{**usual, **changed})
+    usual = {"study": study(), "mean_ml": (120, 50), "ef_std_percent": 4.0, "distance": 0.5, "ed_area": [3.0, 5, 1]}
+    reasons = reasons_to_refer(**{**usual, **changed})
     assert reasons == [] if says is None else len(reasons) == 1 and says in reasons[0]
+
+
+def test_a_prediction_needs_no_training_libraries(run):
+    """Loading a run and measuring a study import neither TFDS, grain, Orbax nor TensorBoard."""
+    program = f"""
+import sys
+import cardiojax
+from cardiojax import phantom
+cardiojax.load({str(run)!r}).predict(phantom.study("dsb_like", 0))
+heavy = {{"tensorflow_datasets", "grain", "orbax", "tensorboardX", "sklearn", "cardiojax.train"}}
+print(sorted(heavy & set(sys.modules)))
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
 
 
 def test_predict_goes_on_where_it_stopped(run, tmp_path, monkeypatch):

@@ -11,7 +11,8 @@ from flax import nnx
 from cardiojax.config import SFERA_PRESETS, SferaNetConfig
 from cardiojax.models.sfera import network_shapes, new_network
 from cardiojax.nets.sfera import MaskedBatchNorm
-from cardiojax.ops import convolution as convolution
+from cardiojax.ops import convolution
+from cardiojax.ops.pooling import max_pool_2x2
 
 TINY = SferaNetConfig(size_px=75, width=2, blocks=5, spatial_features=6, lstm_features=5, dropout=0.0)
 PARAMETERS = {"paper": 6_202_434, "small": 1_619_042, "tiny": 102_122}
@@ -119,7 +120,7 @@ def test_fast_convolution_and_its_gradients_are_the_convolutions(side, size, str
 
 def test_max_pool_leaves_an_odd_row_out():
     x = jnp.arange(2 * 5 * 7 * 1.0).reshape(2, 5, 7, 1)
-    np.testing.assert_array_equal(convolution.max_pool_2x2(x), nnx.max_pool(x, (2, 2), strides=(2, 2)))
+    np.testing.assert_array_equal(max_pool_2x2(x), nnx.max_pool(x, (2, 2), strides=(2, 2)))
 
 
 def test_too_many_blocks_are_refused():

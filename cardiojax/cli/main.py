@@ -9,7 +9,7 @@ from pathlib import Path
 from cardiojax.errors import InputError, Preempted
 
 VERBS = {
-    "demo": "make a phantom cohort, train on it, measure volumes: the whole house in a few minutes",
+    "demo": "make a phantom cohort, train on it, measure volumes: the whole way in a few minutes",
     "build": "write a dataset: phantom, acdc, kaggle_dsb, mnms, ukbb, synthetic → TFDS",
     "train": "train a network: sfera (studies → volumes), gaugan (masks → images)",
     "local": "several processes of one machine as one training, started again where one dies",
@@ -59,14 +59,14 @@ def fail(message: str) -> int:
 
 
 def set_up():
-    """Log lines of the house on stderr, those of its libraries only where they are errors; a compilation cache."""
+    """Log lines of cardiojax on stderr, those of its libraries only where they are errors; a compilation cache."""
     os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(Path.home() / ".cache" / "cardiojax" / "jax"))
     os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.2")
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     logging.getLogger().setLevel(logging.ERROR)
     handler = logging.StreamHandler()
     handler.setFormatter(logging.Formatter("%(message)s"))
-    house = logging.getLogger("cardiojax")
-    house.handlers = [handler]
-    house.propagate = False
-    house.setLevel(logging.INFO)
+    ours = logging.getLogger("cardiojax")
+    ours.handlers = [handler]
+    ours.propagate = False
+    ours.setLevel(logging.INFO)

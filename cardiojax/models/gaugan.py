@@ -12,8 +12,8 @@ from jaxtyping import Array, Float, Int, UInt8
 
 from cardiojax.config import GauganNetConfig, jax_dtype
 from cardiojax.errors import InputError, RunError
-from cardiojax.files import read_arrays
-from cardiojax.models.saved import into_state, read_config
+from cardiojax.files import read_arrays, write_arrays
+from cardiojax.models.saved import flatten, into_state, read_config
 from cardiojax.nets.gaugan import STYLE, Discriminator, Generator, padded_px
 from cardiojax.preparation import SIZE_PX
 from cardiojax.preparation.batch import halve_mask
@@ -77,6 +77,14 @@ class GauganModel:
         net = net_config(settings["config"])
         params, stats, *_ = read_model(path, net)
         return cls(net, tuple(settings["labels"]), params, stats, path, settings)
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """All of its arrays by the names that model.npz has."""
+        return flatten({"generator": self.params, "generator_stats": self.stats})
+
+    def save(self, file: Path):
+        """Write model.npz, whole or not at all."""
+        write_arrays(file, self.arrays())
 
     def apply(self, masks: Int[Array, "n h w"], styles: Float[Array, "n 256"] | None = None
               ) -> Float[Array, "n h w c"]:

@@ -4,7 +4,7 @@ import dataclasses
 import math
 from collections.abc import Sequence
 
-from scipy.stats import norm
+from scipy.special import ndtr
 
 from cardiojax.study import Study
 
@@ -52,7 +52,7 @@ class Prediction:
 
 def p_below(limit: float, mean: float, std: float) -> float:
     """The probability of a value below `limit` under a normal distribution."""
-    return float(norm.cdf(limit, mean, std))
+    return float(ndtr((limit - mean) / std))
 
 
 def reasons_to_refer(study: Study, *, mean_ml: Sequence[float], ef_std_percent: float, distance: float,

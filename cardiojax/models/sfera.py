@@ -22,7 +22,6 @@ from cardiojax.nets.sfera import Sfera
 from cardiojax.preparation import is_prepared, prepare
 from cardiojax.preparation.augment import view
 from cardiojax.preparation.batch import Batch, batch_of, padded_slices
-from cardiojax.readers import read_study
 from cardiojax.study import Study
 
 
@@ -92,7 +91,8 @@ def features_of(graph, params, stats, batch: Batch, views: int
     """What the ridge reads: features of a batch of studies, averaged over the first `views` exact views; and each
     slice's share of the volumes (`SferaOutput.areas`) in the study as it is."""
     model = nnx.merge(graph, params, stats, copy=True)
-    outs = [model(view(batch.frames, batch.n_slices, v), batch.n_slices, budget=batch.budget) for v in range(views)]
+    outs = [model(view(batch.frames, batch.n_slices, v), batch.n_slices, slice_budget=batch.slice_budget)
+            for v in range(views)]
     return sum(out.features for out in outs) / views, outs[0].areas
 
 
@@ -183,6 +183,7 @@ class SferaModel:
         centre: how the heart is found in images as read (`preparation.prepare`); the builders' default.
         """
         if not isinstance(study, Study):
+            from cardiojax.readers import read_study  # late: a Study at hand needs no DICOM library
             study = read_study(Path(study))
         if not is_prepared(study):
             study = prepare(study, centre)

@@ -143,14 +143,20 @@ class Parallel:
         """What a checkpoint is restored as."""
         return jax.tree.map(lambda x: jax.ShapeDtypeStruct(np.shape(x), x.dtype, sharding=self.replicated), state)
 
-    def compiled(self, state: Any, batch: Any) -> jax.stages.Compiled:
-        """The step for one process, compiled from shapes alone."""
+    def lowered(self, state: Any, batch: Any, platform: str | None = None) -> jax.stages.Lowered:
+        """The step for one process, lowered from shapes alone: for these devices, or as for a `platform` ("cuda",
+        "tpu") that is not here."""
         def abstract(tree, sharding):
             return jax.tree.map(lambda x: jax.ShapeDtypeStruct(np.shape(x), x.dtype, sharding=sharding), tree)
 
         batch = abstract(batch, self.sharded)
-        return self._step.lower(self.abstract(state), batch, jax.random.key(0),
-                                abstract(self.constants, self.replicated)).compile()
+        traced = self._step.trace(self.abstract(state), batch, jax.random.key(0),
+                                  abstract(self.constants, self.replicated))
+        return traced.lower(lowering_platforms=None if platform is None else (platform,))
+
+    def compiled(self, state: Any, batch: Any) -> jax.stages.Compiled:
+        """The step for one process, compiled from shapes alone."""
+        return self.lowered(state, batch).compile()
 
     def step(self, state: Any, batch: Any, key: jax.Array) -> tuple[Any, dict[str, jax.Array]]:
         """One step on this process's part of a batch."""

@@ -1,4 +1,4 @@
-"""The synthetic cohort as a dataset. Its shards are written by `cardiojax.synthesis.build`, this only opens them: a cohort
+"""The synthetic cohort as a dataset. `cardiojax.synthesis.build` writes its shards, this only opens them: a cohort
 survives kill −9 and is shared by many processes, which TFDS's own `download_and_prepare` cannot carry."""
 
 from cardiojax.errors import InputError

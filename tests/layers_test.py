@@ -1,0 +1,32 @@
+"""Imports go one way: each layer imports only those above it in this list (README, "The map")."""
+
+import ast
+from pathlib import Path
+
+import cardiojax
+
+PACKAGE = Path(cardiojax.__file__).parent
+LAYERS = ("errors", "files", "provenance", "units", "study", "config", "readers", "preparation", "phantom", "ops",
+          "nets", "models", "data", "synthesis", "evaluate", "train", "experiment", "port", "bench", "cli")
+
+
+def imports(file: Path) -> set[str]:
+    """The layers of this package that a file imports, also inside of functions."""
+    found = set()
+    for node in ast.walk(ast.parse(file.read_text())):
+        if isinstance(node, ast.ImportFrom) and node.level == 0 and (node.module or "").split(".")[0] == "cardiojax":
+            parts = (node.module or "").split(".")
+            found |= {parts[1]} if len(parts) > 1 else {name.name for name in node.names}
+        elif isinstance(node, ast.Import):
+            found |= {name.name.split(".")[1] for name in node.names if name.name.startswith("cardiojax.")}
+    return found
+
+
+def test_each_layer_imports_only_those_above_it():
+    files = {file: file.relative_to(PACKAGE).parts[0].removesuffix(".py") for file in PACKAGE.rglob("*.py")
+             if file.name not in ("__main__.py",) and file != PACKAGE / "__init__.py"}
+    assert set(files.values()) == set(LAYERS)
+    wrong = [f"{file.relative_to(PACKAGE)} imports {other}" for file, layer in files.items()
+             for other in imports(file) & set(LAYERS)
+             if LAYERS.index(other) > LAYERS.index(layer)]
+    assert not wrong
