@@ -17,6 +17,7 @@ os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(Path(tempfile.gettempdir(
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.3")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
+import beartype  # noqa: E402
 import jax  # noqa: E402
 import jaxtyping  # noqa: E402
 import nibabel as nib  # noqa: E402
@@ -24,7 +25,9 @@ import numpy as np  # noqa: E402
 import pytest  # noqa: E402
 
 jax.config.update("jax_disable_most_optimizations", platforms == ["cpu"])
-jaxtyping.install_import_hook("cardiojax", "beartype.beartype")         # annotated shapes are checked, in tests alone
+# annotated shapes and types are checked, in tests alone; as type checkers have it, an int is a float
+checked = beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))
+jaxtyping.install_import_hook("cardiojax", f"{__name__}.checked")
 
 
 def pytest_runtest_setup(item):

@@ -10,7 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import jax
 import numpy as np
@@ -30,6 +30,7 @@ PROFILED = (11, 16)       # of the steps after the start: the first that is trac
 SAVE_EVERY_S = 120.0      # between checkpoints: what a killed process loses at most
 
 
+@runtime_checkable
 class Task(Protocol):
     """What the loop needs. `step` is pure: (state, batch, key, constants) → (state, metrics), with `loss` among them.
 
