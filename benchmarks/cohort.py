@@ -21,7 +21,7 @@ from cardiojax.data import open_split
 from cardiojax.evaluate.metrics import MEASURES, agreement, with_ef
 from cardiojax.models.gaugan import to_uint8
 from cardiojax.provenance import commit
-from cardiojax.synthesis import build as synthesize
+from cardiojax.synthesis import build
 from cardiojax.synthesis.consistency import background_difference, steady_background
 from cardiojax.synthesis.masks import Recipe, Shapes, recipes
 
@@ -59,17 +59,17 @@ def main():
     parser.add_argument("--studies", type=int, default=64)
     parser.add_argument("--json", type=Path, required=True)
     args = parser.parse_args()
-    folder = args.data_dir / synthesize.NAME / args.config / synthesize.VERSION
-    cohort = json.loads((folder / synthesize.SETTINGS).read_text())
-    patients = synthesize.studies_with_masks(open_split(f"{args.real}:{args.split}", args.data_dir, False))
+    folder = args.data_dir / build.NAME / args.config / build.VERSION
+    cohort = json.loads((folder / build.SETTINGS).read_text())
+    patients = build.studies_with_masks(open_split(f"{args.real}:{args.split}", args.data_dir, False))
     members = cohort["members"][args.split][:args.studies]
     shapes_s, shapes = seconds(lambda: [Shapes(p.masks) for p in patients[:8]])
     pool_s, _ = seconds(lambda: [s.volumes_ml(r) for s in shapes for r in recipes()])
     own = {m["patient"]: Shapes(patients[m["patient"]].masks) for m in members}
     pairs_s, pairs = seconds(lambda: [own[m["patient"]].pair(Recipe(*m["recipe"])) for m in members])
-    painter = load(args.gaugan)
-    painter.stacks(pairs)                             # compiles
-    images_s, _ = seconds(painter.stacks, pairs)
+    generator = load(args.gaugan)
+    generator.stacks(pairs)                             # compiles
+    images_s, _ = seconds(generator.stacks, pairs)
     opened, split = seconds(open_split, f"synthetic/{args.config}:{args.split}", args.data_dir)
     which = np.random.default_rng(0).choice(len(split), args.studies, replace=False)
     read_s, made = seconds(lambda: [split[i] for i in which])

@@ -48,7 +48,7 @@ def collectives(hlo: str) -> dict[str, dict[str, int]]:
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--task", choices=["gaugan", "sfera"], default="gaugan")
-    parser.add_argument("--preset", default="paper")
+    parser.add_argument("--preset", default="large")
     parser.add_argument("--batch-per-device", type=int, default=4)
     parser.add_argument("--step-ms", type=float)
     parser.add_argument("--utilisation", type=float, default=0.3)

@@ -1,4 +1,4 @@
-"""What one G + D step of the GauGAN preset `paper` costs, by the compiler's own analysis, and one real step of it.
+"""What one G + D step of the GauGAN preset `large` costs, by the compiler's own analysis, and one real step of it.
 
     python benchmarks/gaugan_cost.py --json benchmarks/results/gaugan_cost.json [--vgg16 FILE]
 
@@ -76,13 +76,13 @@ def main():
     parser.add_argument("--vgg16", type=Path, help="ported weights; by default where `cardiojax port vgg` puts them")
     parser.add_argument("--json", type=Path, required=True)
     args = parser.parse_args()
-    paper = GAUGAN_PRESETS["paper"]
-    paper = dataclasses.replace(paper, net=dataclasses.replace(paper.net, dtype=args.dtype))
-    rows = {str(b): analysed(dataclasses.replace(paper, batch=b)) for b in args.batch}
+    large = GAUGAN_PRESETS["large"]
+    large = dataclasses.replace(large, net=dataclasses.replace(large.net, dtype=args.dtype))
+    rows = {str(b): analysed(dataclasses.replace(large, batch=b)) for b in args.batch}
     print(json.dumps(rows, indent=2), flush=True)
     args.json.write_text(json.dumps({
-        "device": jax.devices()[0].device_kind, "preset": "paper", "perceptual": "vgg19 (abstract)",
-        "dtype": args.dtype, "batches": rows, "step_with_vgg16": stepped(paper, args.vgg16), "commit": commit()},
+        "device": jax.devices()[0].device_kind, "preset": "large", "perceptual": "vgg19 (abstract)",
+        "dtype": args.dtype, "batches": rows, "step_with_vgg16": stepped(large, args.vgg16), "commit": commit()},
         indent=2))
     print(args.json.read_text())
 

@@ -1,6 +1,6 @@
 """Every figure that the README gives of a machine, in one go; made for a node with a GPU.
 
-    python benchmarks/machine.py --preset paper --data acdc:train --data-dir data --out benchmarks/results/h100
+    python benchmarks/machine.py --preset large --data acdc:train --data-dir data --out benchmarks/results/h100
 
 One file a measurement, as `cardiojax bench` writes it, each beside PyTorch's best (bf16, channels-last, torch.compile)
 where `--peer torch` says so; and summary.json: the largest batch that a device holds, model-FLOPs utilisation, the
@@ -24,7 +24,7 @@ from cardiojax.errors import InputError
 from cardiojax.files import write_text
 from cardiojax.provenance import commit
 
-COHORT = EXPERIMENT_PRESETS["paper"].synthetic
+COHORT = EXPERIMENT_PRESETS["large"].synthetic
 IMAGES_A_STUDY = 20        # 10 slices at ED and ES
 DTYPES = ["--dtypes", "float32", "bfloat16"]
 MEASUREMENTS = {
@@ -70,7 +70,7 @@ def summary(results: dict[str, list[dict]]) -> dict:
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--preset", default="paper", choices=["paper", "small", "tiny"])
+    parser.add_argument("--preset", default="large", choices=["paper", "large", "small", "tiny"])
     parser.add_argument("--data", default="", help="NAME:SPLIT; phantom studies by default")
     parser.add_argument("--data-dir", default="data")
     parser.add_argument("--peer", default="none", choices=["none", "torch"])

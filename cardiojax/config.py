@@ -1,4 +1,8 @@
-"""Settings as frozen dataclasses, and the presets. A flag's name, default and help come from here."""
+"""Settings as frozen dataclasses, and the presets. A flag's name, default and help come from here.
+
+Presets: `paper` is what Gheorghiță et al. 2022 describe and no more, `large` our best at the same size, `small` the
+same for 2 CPU cores, `tiny` for demo and tests. docs/presets.md lists how they differ, and why.
+"""
 
 import dataclasses
 from typing import Literal
@@ -60,8 +64,9 @@ class SferaConfig:
     """Of RAdam; decays to zero along half a cosine."""
     weight_decay: float = 1e-4
     clip_norm: float = 1.0
+    """Largest norm of the gradient. 0: gradients are not clipped."""
     ema: float = 0.99
-    """Decay of the weight average that is evaluated and kept. 0 keeps the last weights."""
+    """Decay of the weight average that is evaluated and kept. 0: no average, the last weights."""
     area_weight: float = 1.0
     """Weight of each slice's LV area among the losses, where masks are there (readout "sum" only). 0: volumes only."""
     views: int = 8
@@ -142,7 +147,7 @@ class GauganConfig:
     kl_weight: float = 0.05
     """Of the style's divergence from a standard normal (with --style)."""
     ema: float = 0.999
-    """Decay of the average of the generator's weights that is evaluated and kept."""
+    """Decay of the average of the generator's weights that is evaluated and kept. 0: no average, the last weights."""
     keep: Literal["last", "best"] = "last"
     """Which evaluation's model the run offers: the last, or the best; with --judge the one of the truest volumes."""
     evaluate_every: int = 1000
@@ -165,7 +170,11 @@ class GauganConfig:
 
 
 SFERA_PRESETS = {
-    "paper": SferaConfig(),
+    "paper": SferaConfig(net=SferaNetConfig(readout="final", dropout=0.0),
+                         augment=AugmentConfig(rotation_deg=0.0, shift_mm=0.0, scale=0.0, flip=False, reverse=False,
+                                               intensity=0.0),
+                         weight_decay=0.0, clip_norm=0.0, ema=0.0, area_weight=0.0, views=1),
+    "large": SferaConfig(),
     "small": SferaConfig(net=SferaNetConfig(size_px=75, width=16), batch=8, steps=2000, evaluate_every=500),
     "tiny": SferaConfig(net=SferaNetConfig(size_px=75, width=4, spatial_features=32, lstm_features=32, dropout=0.0),
                         augment=AugmentConfig(rotation_deg=15.0, shift_mm=6.0, scale=0.1, flip=False, reverse=False,
@@ -174,7 +183,8 @@ SFERA_PRESETS = {
 }
 
 GAUGAN_PRESETS = {
-    "paper": GauganConfig(),
+    "paper": GauganConfig(augment=AffineConfig(rotation_deg=0.0, shift_mm=0.0, scale=0.0, flip=False), ema=0.0),
+    "large": GauganConfig(),
     "small": GauganConfig(net=GauganNetConfig(size_px=75, upsamplings="few", ngf=16, hidden=64, ndf=24), batch=8,
                           steps=5000, generator_rate=2e-4, discriminator_rate=4e-4, perceptual="none", ema=0.99,
                           evaluate_every=1000),
@@ -198,14 +208,14 @@ class ExperimentConfig:
     finetuning_steps: int = 0
     """On real studies after the pretraining; 0: as many as without it."""
     own_features: bool = False
-    """The GauGAN matches images in the features of its own judge, not in --gaugan.perceptual's."""
+    """The GauGAN matches images in the features of the first dataset's RSO of seed 0, not in --gaugan.perceptual's."""
     synthetic: int = 22_653
     """Studies of the cohort, training and validation."""
     seeds: int = 3
-    """Trainings of RSO, RSP and RSA, from seed 0 on; they share one generator, cohort and pretraining."""
+    """Trainings of RSO, RSO-long, RSP and RSA, from seed 0 on; they share one generator, cohort and pretraining."""
     ablations: bool = True
-    """Also pretrain on half of the cohort, on as many with the first dataset's EF, and on warped images; and train on
-    real studies alone for as many steps as pretraining and finetuning take together."""
+    """Also pretrain on a random half of the cohort, on half as many studies with the first dataset's EF, and on warped
+    images."""
 
     def __post_init__(self):
         for name in ("pretraining_steps", "seeds"):
@@ -218,7 +228,8 @@ class ExperimentConfig:
 
 
 EXPERIMENT_PRESETS = {
-    "paper": ExperimentConfig(),
+    "paper": ExperimentConfig(sfera=SFERA_PRESETS["paper"], gaugan=GAUGAN_PRESETS["paper"]),
+    "large": ExperimentConfig(),
     "small": ExperimentConfig(
         sfera=dataclasses.replace(SFERA_PRESETS["small"], steps=800, evaluate_every=400),
         gaugan=dataclasses.replace(GAUGAN_PRESETS["small"], steps=2500, evaluate_every=1250),

@@ -1,4 +1,4 @@
-"""`Study`: what readers return, records hold and networks are given."""
+"""`Study`: the value that readers make, builders store and networks measure."""
 
 import dataclasses
 
@@ -8,6 +8,7 @@ from cardiojax import units
 from cardiojax.errors import StudyError
 
 ED, ES = 0, 1
+GAP = 1.5          # slice spacings: neighbours further apart than this miss a slice between them
 
 
 @dataclasses.dataclass(frozen=True)
@@ -20,6 +21,7 @@ class Study:
     slice_spacing_mm: distance between the centres of neighbouring slices.
     pixel_spacing_mm: (row, column).
     volumes_ml: (EDV, ESV), either NaN where unknown, or None where neither is known.
+    positions_mm: (S,) of the slices along their normal, or None where they are `slice_spacing_mm` apart throughout.
     frame_numbers: (ED, ES), 1-based phases of the cine that the frames are, or None where there was no cine.
     notes: what its reader found that a person should look at.
     source: the dataset it comes from; ancestor: `study_id` of the real patient a synthetic one descends from.
@@ -35,6 +37,7 @@ class Study:
     volumes_ml: np.ndarray | None = None
     source: str = ""
     ancestor: str = ""
+    positions_mm: np.ndarray | None = None
     frame_numbers: tuple[int, int] | None = None
     notes: tuple[str, ...] = ()
 
@@ -54,6 +57,9 @@ class Study:
             known = masks.dtype.kind == "u" and masks.max() < len(units.LABELS)      # quick, and nearly always true
             unknown = [] if known else sorted(set(np.unique(masks).tolist()) - set(range(len(units.LABELS))))
             self._require(not unknown, f"unknown labels {unknown} in the masks (known: 0–{len(units.LABELS) - 1})")
+        if self.positions_mm is not None:
+            self._require(self.positions_mm.shape == frames.shape[:1],
+                          f"positions {self.positions_mm.shape} of {frames.shape[0]} slices")
         if self.volumes_ml is not None:
             edv, esv = self.volumes_ml
             self._require(not (edv <= 0 or esv < 0), f"volumes EDV {edv:g}, ESV {esv:g} ml are not positive")
@@ -68,6 +74,14 @@ class Study:
 
     def replace(self, **changes) -> "Study":
         return dataclasses.replace(self, **changes)
+
+    @property
+    def consecutive_slices(self) -> int:
+        """Slices in the longest run of neighbours without a gap: a step of more than 1.5 slice spacings is one."""
+        if self.positions_mm is None:
+            return len(self)
+        gaps = np.flatnonzero(np.abs(np.diff(self.positions_mm)) > GAP * self.slice_spacing_mm)
+        return int(np.diff([-1, *gaps, len(self) - 1]).max())
 
     @property
     def has_lv(self) -> bool:

@@ -1,7 +1,7 @@
 """From areas to volumes: Simpson's rule, ejection fraction."""
 
 import numpy as np
-from jaxtyping import Float, Integer
+from jaxtyping import Float, Integer, Real
 
 LABELS = ("background", "LV", "myocardium", "RV")
 LV = LABELS.index("LV")
@@ -14,7 +14,7 @@ def lv_area_mm2(masks: Integer[np.ndarray, "slices h w 2"], pixel_spacing_mm: tu
     return pixels * float(pixel_spacing_mm[0] * pixel_spacing_mm[1])
 
 
-def simpson_ml(area_mm2: Float[np.ndarray, "slices 2"], slice_spacing_mm: float) -> Float[np.ndarray, "2"]:
+def simpson_ml(area_mm2: Real[np.ndarray, "slices 2"], slice_spacing_mm: float) -> Float[np.ndarray, "2"]:
     """Volumes (EDV, ESV) in ml by Simpson's rule as the paper uses it: Σ area × slice distance.
 
     `slice_spacing_mm` is the distance between the centres of neighbouring slices, not their thickness.

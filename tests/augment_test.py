@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from cardiojax.config import AugmentConfig
-from cardiojax.preparation.augment import augment, reverse_slices, study_keys, view, warp
+from cardiojax.preparation.augment import affine, augment, reverse_slices, study_keys, view
 
 NOTHING = AugmentConfig(rotation_deg=0, shift_mm=0, scale=0, flip=False, reverse=False, intensity=0)
 
@@ -55,10 +55,19 @@ def test_both_frames_and_all_slices_move_together():
 
 def test_a_shift_is_a_shift_and_a_quarter_turn_a_quarter_turn():
     image = jnp.asarray(np.random.default_rng(0).integers(0, 255, (1, 9, 9, 2)), jnp.uint8)
-    moved = warp(image, 0.0, 1.0, 1.0, jnp.array([2.0, -1.0]))
+    moved = affine(image, 0.0, 1.0, 1.0, jnp.array([2.0, -1.0]))
     np.testing.assert_allclose(moved[0, :7, 1:], image[0, 2:, :8] / 255.0, atol=1e-5)
-    turned = warp(image, jnp.pi / 2, 1.0, 1.0, jnp.zeros(2))
+    turned = affine(image, jnp.pi / 2, 1.0, 1.0, jnp.zeros(2))
     np.testing.assert_allclose(turned[0], np.rot90(image[0] / 255.0, -1), atol=1e-4)
+
+
+def test_what_a_move_uncovers_is_0_or_mirrored():
+    image = jnp.asarray(np.random.default_rng(0).integers(1, 255, (1, 9, 9, 2)), jnp.uint8)
+    place = (0.0, 1.0, 1.0, jnp.array([2.5, -1.0]))
+    for reflect, mode in ((False, "constant"), (True, "reflect")):           # numpy's reflect leaves the edge out too
+        wide = np.pad(image[0] / 255.0, ((0, 3), (1, 0), (0, 0)), mode=mode)
+        expected = (wide[2:11, :9] + wide[3:12, :9]) / 2
+        np.testing.assert_allclose(affine(image, *place, reflect=reflect)[0], expected, atol=1e-5)
 
 
 def test_reversal_leaves_the_padding():

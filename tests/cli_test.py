@@ -177,6 +177,8 @@ def refusals(run: Path, data: Path, tmp: Path) -> dict[str, tuple[list, str]]:
         "no dataset": ([*train, "--data", "acdc:train"], "is not built"),
         "batch too large": ([*train, "--data", "phantom/dsb_like:train", "--batch", "64"], "more than"),
         "steps": ([*train, "--data", "phantom/dsb_like:train", "--steps", "0"], "steps must be at least 1"),
+        "other steps": (["train", "sfera", "--preset", "tiny", "--data", "phantom/dsb_like:train", "--data-dir", data,
+                         "--run", run, *TINY, "--steps", "4"], "a run of 2 steps, not 4: finish it with --steps 2"),
         "area without sum": ([*train, "--data", "phantom/dsb_like:train", "--readout", "final"], 'readout "sum"'),
         "no such perceptual network": (["train", "gaugan", "--data", "phantom/dsb_like:train", "--data-dir", data,
                                         "--run", tmp / "new", "--perceptual", "resnet"], "perceptual is vgg19"),

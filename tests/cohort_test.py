@@ -20,12 +20,13 @@ from cardiojax.evaluate import cohort_figures
 from cardiojax.files import write_text
 from cardiojax.models.gaugan import GauganModel, new_networks
 from cardiojax.study import Study
-from cardiojax.synthesis import build as synthesize
-from cardiojax.synthesis import cohort, masks
+from cardiojax.synthesis import build, cohort, masks
 from cardiojax.synthesis.cohort import EDGES, Member, Pool, apportioned, choose, histogram, shares
 from cardiojax.synthesis.masks import Recipe
+from cardiojax.synthesis.subset import write_half
 
-UNIFORM = shares("uniform", None)
+NO_DATASETS = {}.__getitem__               # these distributions look at none
+UNIFORM = shares("uniform", NO_DATASETS)
 
 
 def random_pool(n=4000, patients=20, seed=0):
@@ -53,15 +54,15 @@ def test_a_uniform_choice_is_flat(size):
 
 def test_other_distributions():
     pool = random_pool()
-    low = choose(pool, shares("low", None), 600, 0)
+    low = choose(pool, shares("low", NO_DATASETS), 600, 0)
     assert (ef(low) < 40).mean() == pytest.approx(2 / 3, abs=0.01)
     real = np.random.default_rng(1).normal(60, 6, 500)
     like = choose(pool, shares("as:real", {"real": real}.get), 500, 0)
     np.testing.assert_allclose(histogram(ef(like)), histogram(real) * 500 / histogram(real).sum(), atol=1)
-    assert len(choose(pool, shares("all", None), None, 0)) == 4000
+    assert len(choose(pool, shares("all", NO_DATASETS), None, 0)) == 4000
     for wrong in ("flat", "as:"):
         with pytest.raises(InputError, match="uniform, as:NAME, low or all"):
-            shares(wrong, None)
+            shares(wrong, NO_DATASETS)
     with pytest.raises(cohort.TooFew, match="an EF of"):
         choose(pool, UNIFORM, 4000, 0)
 
@@ -82,7 +83,7 @@ def test_figures_by_hand():
 
 
 @pytest.fixture(scope="module")
-def painter(tmp_path_factory):
+def generator(tmp_path_factory):
     """A run folder of an untrained generator: what it paints is no heart, but it is always the same."""
     path = tmp_path_factory.mktemp("gaugan")
     config = GauganConfig(net=GauganNetConfig(size_px=75, upsamplings="few", ngf=2, hidden=4, ndf=2),
@@ -94,12 +95,12 @@ def painter(tmp_path_factory):
     return path
 
 
-def words(painter, real, out, *more):
+def words(generator, real, out, *more):
     """A cohort in a data folder of its own, beside the real records."""
     out.mkdir(exist_ok=True)
     if not (out / "phantom").exists():
         (out / "phantom").symlink_to(real / "phantom")
-    return ["build", "synthetic", "--gaugan", str(painter), "--data-dir", str(out), "--from",
+    return ["build", "synthetic", "--gaugan", str(generator), "--data-dir", str(out), "--from",
             "phantom/dsb_like:train,phantom/dsb_like:validation", "--size", "84", "--distribution", "all",
             *map(str, more)]
 
@@ -109,9 +110,9 @@ def shards(out, config="all"):
 
 
 @pytest.fixture(scope="module")
-def built(painter, phantom_data, tmp_path_factory):
+def built(generator, phantom_data, tmp_path_factory):
     out = tmp_path_factory.mktemp("cohort") / "data"
-    assert main(words(painter, phantom_data, out, "--figures", out / "figures")) == 0
+    assert main(words(generator, phantom_data, out, "--figures", out / "figures")) == 0
     return out
 
 
@@ -137,10 +138,30 @@ def test_a_cohort_opens_as_any_dataset(built, phantom_data):
 
 
 @pytest.mark.slow
-def test_killed_and_shared_builds_end_in_the_same_bytes(built, painter, phantom_data, tmp_path, monkeypatch, capsys):
+def test_a_half_is_of_the_same_studies(built, tmp_path):
+    """Half of the training studies at random, each as it was; validation unchanged."""
+    whole = {s: data.open_split(f"synthetic/all:{s}", built) for s in ("train", "validation")}
+    for config, seed in (("half", 0), ("again", 0), ("other", 1)):
+        write_half(whole["train"], built / "synthetic/all/1.0.0", tmp_path / f"synthetic/{config}/1.0.0", seed)
+    half = {s: data.open_split(f"synthetic/half:{s}", tmp_path) for s in whole}
+    assert (len(half["train"]), len(half["validation"])) == (31, 21)
+    by_id = {s.study_id: s for s in whole["train"]}
+    places = [list(by_id).index(s.study_id) for s in half["train"]]
+    assert places == sorted(set(places)) != list(range(31))
+    for study in half["train"]:
+        np.testing.assert_array_equal(study.frames, by_id[study.study_id].frames)
+        np.testing.assert_array_equal(study.volumes_ml, by_id[study.study_id].volumes_ml)
+    assert [s.study_id for s in half["validation"]] == [s.study_id for s in whole["validation"]]
+    members = json.loads((tmp_path / "synthetic/half/1.0.0/cohort.json").read_text())["members"]["train"]
+    assert [m["study_id"] for m in members] == [s.study_id for s in half["train"]]
+    assert shards(tmp_path, "half") == shards(tmp_path, "again") != shards(tmp_path, "other")
+
+
+@pytest.mark.slow
+def test_killed_and_shared_builds_end_in_the_same_bytes(built, generator, phantom_data, tmp_path, monkeypatch, capsys):
     """kill −9 after the first shard; then three processes, the last of which ends the work."""
     out = tmp_path / "killed"
-    killed = subprocess.Popen([sys.executable, "-m", "cardiojax", *words(painter, phantom_data, out)],
+    killed = subprocess.Popen([sys.executable, "-m", "cardiojax", *words(generator, phantom_data, out)],
                               env={**os.environ, "JAX_DISABLE_MOST_OPTIMIZATIONS": "1"},       # as conftest.py here
                               stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     while not shards(out) and killed.poll() is None:
@@ -151,18 +172,18 @@ def test_killed_and_shared_builds_end_in_the_same_bytes(built, painter, phantom_
         data.open_split("synthetic/all:train", out)
     first = {name: (out / "synthetic/all/1.0.0" / name).stat().st_mtime_ns for name in shards(out)}
     for process in (2, 0, 1):
-        assert main(words(painter, phantom_data, out, "--process", process, "--processes", 3)) == 0
+        assert main(words(generator, phantom_data, out, "--process", process, "--processes", 3)) == 0
     assert shards(out) == shards(built)
     assert all((out / "synthetic/all/1.0.0" / name).stat().st_mtime_ns == at for name, at in first.items())
     assert not list((out / "synthetic/all").glob("**/partial-*"))
     assert len(data.open_split("synthetic/all:train", out)) == 63
-    assert main(words(painter, phantom_data, out, "--seed", 1)) == 2
+    assert main(words(generator, phantom_data, out, "--seed", 1)) == 2
     assert "holds a cohort with other settings" in capsys.readouterr().err
 
 
-def test_a_cohort_is_refused_in_one_line(painter, phantom_data, capsys, tmp_path):
+def test_a_cohort_is_refused_in_one_line(generator, phantom_data, capsys, tmp_path):
     def refused(*more, base=None):
-        assert main([*(base or words(painter, phantom_data, tmp_path / "data")), *map(str, more)]) == 2
+        assert main([*(base or words(generator, phantom_data, tmp_path / "data")), *map(str, more)]) == 2
         return " ".join(capsys.readouterr().err.split())
 
     assert "--process 3 is not one of 2" in refused("--process", 3, "--processes", 2)
@@ -177,7 +198,7 @@ def test_a_cohort_is_refused_in_one_line(painter, phantom_data, capsys, tmp_path
 
 def test_a_patient_in_two_splits_is_refused(phantom_data):
     split = data.open_split("phantom/dsb_like:validation", phantom_data)
-    studies = synthesize.studies_with_masks(split)
+    studies = build.studies_with_masks(split)
     with pytest.raises(DataError, match="is in both train and validation"):
         cohort.plan({"train": studies, "validation": studies[:1]}, UNIFORM, 10, 0)
 
@@ -195,7 +216,7 @@ def test_the_background_of_a_study_can_be_shared():
     np.testing.assert_allclose(out[0, :5], np.repeat(frames[0, :5].mean(-1, keepdims=True), 2, -1), atol=1e-6)
 
     def difference(images):
-        return background_difference([Study("x", synthesize.to_uint8(images), 8.0, masks=heart)])
+        return background_difference([Study("x", build.to_uint8(images), 8.0, masks=heart)])
 
     assert difference(frames) == pytest.approx(1 / 3, abs=0.03)        # of two uniform numbers in [0, 1]
     assert difference(out) < 0.2 * difference(frames)
@@ -218,11 +239,11 @@ def test_a_full_disk_is_one_line_and_leaves_whole_shards_alone(tmp_path):
     study = Study(study_id="a", frames=rng.integers(0, 255, (4, 150, 150, 2), np.uint8), slice_spacing_mm=8.0,
                   masks=np.zeros((4, 150, 150, 2), np.uint8), volumes_ml=np.array([100.0, 40.0]))
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    synthesize.write_shard(tmp_path / "whole", iter([study]))
+    build.write_shard(tmp_path / "whole", iter([study]))
     resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, before[1]))
     try:
         with pytest.raises(InputError, match="cannot be written"):
-            synthesize.write_shard(tmp_path / "shard", iter([study]))
+            build.write_shard(tmp_path / "shard", iter([study]))
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
     assert [f.name for f in tmp_path.iterdir()] == ["whole"]

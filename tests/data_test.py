@@ -2,9 +2,11 @@ import numpy as np
 import pytest
 
 from cardiojax import data, phantom, preparation
+from cardiojax.cli.main import main
 from cardiojax.data import records
 from cardiojax.errors import DataError
 from cardiojax.preparation.batch import halve, slice_budget
+from data_builders.phantom import phantom_dataset_builder
 
 
 @pytest.fixture(scope="module")
@@ -41,6 +43,18 @@ def test_a_study_without_masks_or_volumes_stays_without():
 def test_an_unprepared_study_is_no_record():
     with pytest.raises(ValueError, match="not prepared"):
         records.encode(phantom.study("dsb_like", 0))
+
+
+def test_validation_is_of_every_dataset_of_the_training(tmp_path, monkeypatch):
+    monkeypatch.setattr(phantom_dataset_builder, "SPLITS", {"train": (0, 3), "validation": (3, 2)})
+    assert main(["build", "phantom", "--data-dir", str(tmp_path)]) == 0
+    assert data.default_validation("a:train[:50%], b/c:train,a:test") == "a:validation,b/c:validation"
+    _, one = data.open_pair("phantom/dsb_like:train", None, tmp_path)
+    assert one.name == "phantom/dsb_like:validation"
+    _, both = data.open_pair("phantom/dsb_like:train[:2],phantom/ukb_like:train", None, tmp_path)
+    assert both.name == "phantom/dsb_like:validation,phantom/ukb_like:validation"
+    assert sorted({both[i].study_id.rpartition("_")[0] for i in range(len(both))}) == ["dsb_like", "ukb_like"]
+    assert len(both) == 4
 
 
 def test_every_epoch_sees_every_study_in_another_order(split):

@@ -18,6 +18,7 @@ from cardiojax.experiment import run as experiment
 from cardiojax.experiment import stages
 from cardiojax.experiment.comparison import masks_own
 from cardiojax.models.prediction import Prediction
+from cardiojax.models.sfera import SferaModel
 from cardiojax.study import ED, ES, Study
 from cardiojax.units import LV, ef_percent
 from data_builders.phantom import phantom_dataset_builder as phantom
@@ -62,10 +63,11 @@ def work(monkeypatch):
     monkeypatch.setattr(stages.gaugan, "train", train)
     monkeypatch.setattr(stages, "load", value)
     monkeypatch.setattr(stages, "GauganModel", str)
-    monkeypatch.setattr(stages.synthesize, "build", lambda painter, splits, folder, settings, real_ef: leave(
-        folder, painter, settings))
+    monkeypatch.setattr(stages, "write_half", lambda training, cohort, folder: leave(folder, training, value(cohort)))
+    monkeypatch.setattr(stages, "build_cohort", lambda generator, splits, folder, settings, real_ef: leave(
+        folder, generator, settings))
     monkeypatch.setattr(stages.data, "open_split", lambda spec, folder, real=stages.data.open_split: (
-        spec if spec.startswith("synthetic") else real(spec, folder)))
+        spec.partition(":")[2] if spec.startswith("synthetic") else real(spec, folder)))
     monkeypatch.setattr(stages.Stages, "evaluated", lambda self, run, split: {
         "ef": {"rmse": int(value(run), 16)}, "run": str(run), "of": split if isinstance(split, str) else split.name})
     monkeypatch.setattr(experiment, "compare", lambda out, datasets: {})
@@ -85,9 +87,12 @@ def test_stopped_is_unstopped_and_a_change_redoes_what_depends_on_it(two_dataset
     assert json.loads((tmp_path / "whole" / "experiment.json").read_text()) == whole
     for results in whole["datasets"].values():
         assert {e: len(seeds) for e, seeds in results.items()} == {
-            "RSO": 2, "RSO-long": 1, "RSA": 2, "SSO": 1, "RSP": 2, "SSO-half": 1, "RSP-half": 1, "SSO-as_first": 1,
+            "RSO": 2, "RSO-long": 2, "RSA": 2, "SSO": 1, "RSP": 2, "SSO-half": 1, "RSP-half": 1, "SSO-as_first": 1,
             "RSP-as_first": 1, "SSO-warp": 1, "RSP-warp": 2}
-        assert len({m["ef"]["rmse"] for seeds in results.values() for m in seeds}) == 15       # none is a copy
+        assert len({m["ef"]["rmse"] for seeds in results.values() for m in seeds}) == 16       # none is a copy
+        assert {e: seeds[0]["updates"] for e, seeds in results.items()} == {
+            "RSO": 120, "RSA": 120, **{e: 120 for e in results if e.startswith("SSO")},
+            "RSO-long": 240, **{e: 240 for e in results if e.startswith("RSP")}}
 
     for stop_at[0] in (2, 9):
         made.clear()
@@ -103,8 +108,8 @@ def test_stopped_is_unstopped_and_a_change_redoes_what_depends_on_it(two_dataset
         assert made == [n for n in names if n.startswith(redone)]
     made.clear()
     go("whole", dataclasses.replace(CONFIG, seeds=3))
-    assert sorted(made) == sorted(["rso_phantom_dsb_like_2", "rso_phantom_ukb_like_2", "rsa_2", *(
-        f"rsp_{c}_phantom_{d}_2" for c in ("uniform", "warp") for d in ("dsb_like", "ukb_like"))])
+    assert sorted(made) == sorted(["rsa_2", *(
+        f"{c}_phantom_{d}_2" for c in ("rso", "long", "rsp_uniform", "rsp_warp") for d in ("dsb_like", "ukb_like"))])
 
 
 def test_processes_share_the_stages(two_datasets, tmp_path, work, monkeypatch):
@@ -123,6 +128,34 @@ def test_processes_share_the_stages(two_datasets, tmp_path, work, monkeypatch):
     assert found == [whole] * 3
     assert sorted(made) == names
     assert json.loads((tmp_path / "together" / "experiment.json").read_text()) == whole
+
+
+@pytest.mark.parametrize("seeds", [1, 2])
+def test_the_judge_is_not_the_network_whose_features_are_matched(two_datasets, tmp_path, work, monkeypatch, seeds):
+    """Another seed on the same studies, trained as RSO's second seed where there is one; the old judge was the network
+    that the generator was trained against."""
+    given, train = {}, stages.gaugan.train
+    monkeypatch.setattr(stages.gaugan, "train", lambda config, **words: (
+        given.update(words, perceptual=config.perceptual), train(config, **words)))
+    config = dataclasses.replace(CONFIG, seeds=seeds, ablations=False)
+    found = experiment.run(config, preset="tiny", first="phantom/dsb_like", second="phantom/ukb_like",
+                           data_dir=two_datasets, out=tmp_path)
+    features, judge = (tmp_path / found["stages"][f"rso_phantom_dsb_like_{seed}"] for seed in (0, 1))
+    assert given["perceptual"] == f"sfera:{features}"
+    assert given["judge"] == judge != features
+    assert len(found["datasets"]["phantom/dsb_like"]["RSO"]) == seeds
+    made_from = json.loads((judge / "stage.json").read_text())["made_from"]
+    assert made_from == json.loads((features / "stage.json").read_text())["made_from"] | {"seed": 1}
+
+
+def test_the_half_is_drawn_from_the_main_cohort(two_datasets, tmp_path, work, monkeypatch):
+    """Not a cohort of its own of half the size."""
+    halved = []
+    monkeypatch.setattr(stages, "write_half", lambda training, cohort, folder, write=stages.write_half: (
+        halved.append((training, cohort)), write(training, cohort, folder)))
+    found = experiment.run(CONFIG, preset="tiny", first="phantom/dsb_like", second="phantom/ukb_like",
+                           data_dir=two_datasets, out=tmp_path)
+    assert halved == [("train", tmp_path / found["stages"]["uniform"])]
 
 
 def test_what_the_masks_themselves_miss():
@@ -145,15 +178,16 @@ def test_what_the_masks_themselves_miss():
     assert masks_own(Studies(map(study, range(5, 12))), Studies(map(study, range(4)))) == {}
 
 
-class Oracle:
+class Oracle(SferaModel):
     """Knows the truth, to an error that pretraining halves; alternating in sign, so that it is not the truth's SD."""
 
     def __init__(self, run):
         self.path, self.settings, self.mean_predictor = run, {"seed": 0}, np.array([150.0, 60, 60])
         self.error = 0.1 if run.name.startswith("rsp_uniform") else 0.2
 
-    def predict_many(self, split):
-        for study in split:
+    def predict_many(self, split, batch=8):
+        for i in range(len(split)):
+            study = split[i]
             edv, esv = study.volumes_ml * (1 + self.error * np.array([0.1, (-1)**i]))
             yield study, Prediction(study.study_id, edv, esv, float(ef_percent(edv, esv)), 5.0, 5.0, 4.0)
 
@@ -166,16 +200,17 @@ def test_the_report_says_what_was_found(two_datasets, tmp_path, monkeypatch, pic
         watched = {f"{m}_{k}": 1.0 for m in ("edv", "esv", "ef") for k in ("rmse", "r", "rmse_mean_predictor")}
         lines.append({"step": 2, "kind": "validation", **watched})
         (run / "metrics.jsonl").write_text("\n".join(map(json.dumps, lines)))
-        np.savez(run / "model.npz", **{"params/a": np.zeros(1234)})
+        np.savez(run / "model.npz", **{"params/a": np.zeros(1234), "calibration/factor": np.array([2.0, 2, 2]),
+                                       "calibration/far": np.array(1.0)})
 
-    def paint(painter, splits, folder, *_):
+    def paint(generator, splits, folder, *_):
         shutil.copytree(two_datasets / "phantom" / "dsb_like" / "1.0.0", folder)
 
     for module in (experiment, stages):
-        monkeypatch.setattr(module, "ABLATIONS", {"warp": "uniform"})
+        monkeypatch.setattr(module, "ABLATIONS", ("warp",))
     for module in ("sfera", "gaugan"):
         monkeypatch.setattr(getattr(stages, module), "train", train)
-    monkeypatch.setattr(stages.synthesize, "build", paint)
+    monkeypatch.setattr(stages, "build_cohort", paint)
     monkeypatch.setattr(stages, "GauganModel", Oracle)
     monkeypatch.setattr(stages, "load", Oracle)
     words = ["experiment", "--preset", "tiny", "--first", "phantom/dsb_like", "--second", "phantom/ukb_like",
@@ -183,13 +218,27 @@ def test_the_report_says_what_was_found(two_datasets, tmp_path, monkeypatch, pic
     assert main([*words, "--report-only"]) == 2                     # nothing is there yet
     assert main([*words, "--ablations"]) == 0
 
-    found = json.loads((tmp_path / "experiment.json").read_text())["comparisons"]["phantom/dsb_like"]
+    result = json.loads((tmp_path / "experiment.json").read_text())
+    found = result["comparisons"]["phantom/dsb_like"]
     assert found["RSP"]["against"]["esv"]["rmse_ratio"] == pytest.approx(0.5, abs=0.01)
+    assert (found["RSP"]["against"]["baseline"], found["RSP"]["updates"]) == ("RSO-long", 240)
+    assert (found["RSP"]["against_extra"]["baseline"], found["RSO"]["updates"]) == ("RSO", 120)
+    assert found["SSO"]["against"]["baseline"] == "RSO"
+    endpoint = result["primary_endpoint"]
+    assert {k: endpoint[k] for k in ("dataset", "measure", "experiment", "baseline")} == {
+        "dataset": "phantom/dsb_like", "measure": "ef", "experiment": "RSP", "baseline": "RSO-long"}
+    assert endpoint["result"] == {"seeds": [0], **found["RSP"]["against"]["ef"]}
     assert found["RSP-warp"]["against"]["esv"]["rmse_ratio"] == pytest.approx(1)
     page = (tmp_path / "report.html").read_text()
     assert "pretraining on the synthetic cohort helped" in page
-    assert "the generator earns its keep" in page
-    assert "the synthetic cohort earns its keep" in page
+    assert "the generator is shown to help" in page
+    order = [page.index(words) for words in (
+        "<h2>Primary endpoint", "Primary endpoint: RMSE of EF on the test studies of phantom/dsb_like, RSP over "
+        "RSO-long (equal updates): ratio 0.5", "<h2>Exploratory", "phantom/ukb_like: with equal updates",
+        "<h2>Table 1")]
+    assert order == sorted(order)
+    assert re.search(r"<td>RSP</td>\s*<td>RSO-long</td>\s*<td>240 / 240</td>", page)
+    assert re.search(r"<td>RSP</td>\s*<td>RSO</td>\s*<td>240 / 120</td>", page)
     assert "1,234 parameters" in page
     assert len(re.findall(r'src="data:image/(?:png|svg\+xml);base64,', page)) == page.count("<img") == 9
     assert "http" not in re.sub(r'src="[^"]*"', "", page)           # self-contained
@@ -197,6 +246,8 @@ def test_the_report_says_what_was_found(two_datasets, tmp_path, monkeypatch, pic
         rows = {(row["dataset"], row["experiment"]): row for row in csv.DictReader(stream)}
     esv = rows["phantom/dsb_like", "RSP"]["esv_rmse"], rows["phantom/dsb_like", "RSO"]["esv_rmse"]
     assert float(esv[0]) == pytest.approx(float(esv[1]) / 2, rel=0.01)
+    assert [rows["phantom/dsb_like", e]["updates"] for e in ("RSO", "RSO-long", "SSO", "RSP")] == [
+        "120", "240", "120", "240"]
     assert rows["Dataset 1 (DSB)", "Gheorghiță 2022, RSP"]["ef_rmse"] == "3.7"
     assert {f.suffix for f in (tmp_path / "figures").iterdir()} == {".png", ".svg"}
     assert pictures_of("3_read_an_experiment", tmp_path) == 1

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from sklearn.linear_model import BayesianRidge
 
-from cardiojax.evaluate.metrics import Accumulator, agreement
+from cardiojax.evaluate.metrics import Accumulator, agreement, bootstrap_ci95
 from cardiojax.models import ridge
 from cardiojax.models.sfera import Readout, Scaling, volumes_of
 from cardiojax.train.ridge import fit as fit_ridge
@@ -18,6 +18,18 @@ def test_agreement_by_hand():
     assert result["sd"] == pytest.approx((8 / 3) ** 0.5)
     assert result["loa"] == pytest.approx([1 - 1.96 * (8 / 3) ** 0.5, 1 + 1.96 * (8 / 3) ** 0.5])
     assert result["mae_ci95"][0] <= 1.5 <= result["mae_ci95"][1]
+
+
+def test_the_interval_of_a_mean():
+    """Of 0 and 1: resamples' means are 0, ½, ½ and 1; the same at every call."""
+    assert bootstrap_ci95(np.array([0.0, 1])) == [0, 1]
+    assert bootstrap_ci95(np.array([4.0])) == [4, 4]
+    assert np.isnan(bootstrap_ci95(np.zeros(0))).all()
+    values = np.random.default_rng(0).normal(size=400)
+    low, high = bootstrap_ci95(values)
+    assert (low, high) == tuple(bootstrap_ci95(values))
+    assert (high - low) / 2 == pytest.approx(1.96 * values.std() / 20, rel=0.05)
+    assert (high + low) / 2 == pytest.approx(values.mean(), abs=0.01)
 
 
 def test_batches_of_unequal_size_weigh_by_study():

@@ -39,6 +39,7 @@ def test_every_fault_is_named_and_survived(tmp_path, lines, fault):
         "duplicate": ("same position", healthy), "all_twice": ("same position", healthy),
         "non_parallel": ("not parallel", healthy), "mixed_size": ("resampled to their grid", healthy),
         "mixed_spacing": ("resampled to their grid", healthy), "rotated": ("resampled to their grid", healthy),
+        "first_rotated": ("resampled to their grid", healthy),
         "one_series": ("base to apex", healthy), "trials": ("last trial is kept", healthy),
         "missing_frames": ("no ES", healthy - 1), "slice_location": ("SliceLocation steps differ", healthy),
         "truncated": ("dropped", healthy - 1), "text_file": ("not DICOM", healthy),
@@ -52,6 +53,32 @@ def test_a_rotated_slice_is_turned_back(tmp_path):
     healthy, _ = written(tmp_path / "a")
     rotated, _ = written(tmp_path / "b", "rotated")
     np.testing.assert_allclose(rotated.frames, healthy.frames, atol=1e-2)
+
+
+@pytest.mark.parametrize("read_first", [True, False])
+def test_a_rotated_first_slice_does_not_turn_the_stack(tmp_path, read_first):
+    """Its normal is opposite to the others'. `sax_5` is acquired first but read after `sax_10`, `sax_005` before."""
+    stacks = []
+    for faults in ((), ("first_rotated",)):
+        study = tmp_path / str(len(faults)) / "s"
+        write_study(study.parent, "ukb_like", 2, "s", phases=2, faults=faults, other_views=False)
+        for series in list((study / "study").iterdir()) if read_first else ():
+            series.rename(series.with_name(f"sax_{int(series.name[4:]):03d}"))
+        stacks.append(read_dicom_study(study, frames=(1, 2)).frames)
+    np.testing.assert_allclose(*stacks, atol=1e-2)
+
+
+def test_a_study_knows_where_its_slices_lie(tmp_path):
+    """Of eleven slices 10 mm apart the fifth is unreadable: runs of four and six are left."""
+    made = phantom.study("ukb_like", 2)
+    write_study(tmp_path, "ukb_like", 2, "s", phases=2, other_views=False)
+    whole = read_dicom_study(tmp_path / "s", frames=(1, 2))
+    np.testing.assert_allclose(np.diff(whole.positions_mm), made.slice_spacing_mm, atol=1e-3)
+    assert whole.consecutive_slices == len(made) == 11
+    fifth = sorted((tmp_path / "s" / "study").iterdir(), key=lambda p: int(p.name[4:]))[4]
+    for file in fifth.iterdir():
+        file.write_bytes(file.read_bytes()[:200])
+    assert read_dicom_study(tmp_path / "s", frames=(1, 2)).consecutive_slices == 6
 
 
 def test_reversed_acquisition_still_runs_base_to_apex(tmp_path):
@@ -72,14 +99,14 @@ def test_es_is_found_in_a_cine(tmp_path):
 
 
 @pytest.mark.parametrize(("direction", "acquired", "sign"), [
-    ([0.6, -0.55, -0.57], -1, 1), ([-0.6, 0.55, 0.57], 1, -1), ([0, 0, 1], 1, 1), ([0, 0, 1], -1, -1)])
+    ([0.6, -0.55, -0.57], -1.0, 1), ([-0.6, 0.55, 0.57], 1.0, -1), ([0, 0, 1], 1.0, 1), ([0, 0, 1], -1.0, -1)])
 def test_order_by_orientation_else_by_acquisition(direction, acquired, sign):
     assert geometry.towards_apex(np.array(direction), "s", acquired) == sign
 
 
 def test_masks_meet_slices_by_position_not_order(tmp_path, lines):
     """A mask volume with its planes reversed, one plane too few and one off the stack."""
-    planes = [geometry.Plane(np.array([-10.0, -20, 8 * k]), np.array([1.0, 0, 0]), np.array([0, 1.0, 0]), (2, 1),
+    planes = [geometry.Plane(np.array([-10.0, -20, 8 * k]), np.array([1.0, 0, 0]), np.array([0, 1.0, 0]), (2.0, 1.0),
                              (12, 14)) for k in range(4)]
     truth = np.random.default_rng(0).integers(0, 4, (4, 12, 14)).astype(np.uint8)
     volume = np.zeros((14, 12, 4), np.uint8)

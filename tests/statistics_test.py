@@ -29,6 +29,33 @@ def test_compared_by_hand():
     assert statistics.verdict((0.9, 1.1)) == "not decided"
     two_seeds = statistics.compared(np.vstack([before, before]), np.vstack([before, 0 * before]))
     assert two_seeds["rmse_ratio"] == pytest.approx(np.sqrt(0.5))
+    undefined = np.where(np.arange(8) < 7, np.nan, before)
+    assert np.isnan(statistics.compared(before, undefined)["rmse_ratio_ci95"]).all()
+
+
+def test_the_interval_draws_studies_and_seeds():
+    """Errors of 1 before; 1 and 3 after, over two studies or over two seeds: either way resamples of (1, 1), (1, 3),
+    (3, 1) and (3, 3), ratios 1, √5, √5 and 3."""
+    studies = statistics.compared(np.ones((1, 2)), np.array([[1.0, 3]]))
+    seeds = statistics.compared(np.ones((1, 2)), np.array([[1.0, 1], [3, 3]]))
+    for found in (studies, seeds):
+        assert found["rmse_ratio"] == pytest.approx(5**0.5)
+        assert found["rmse_ratio_ci95"] == pytest.approx([1, 3])
+    assert statistics.compared(np.array([[1.0, 1], [3, 3]]), np.ones((1, 2)))["rmse_ratio_ci95"] == pytest.approx(
+        [1 / 3, 1])                                                  # the seeds of either side
+    both = statistics.compared(np.ones((2, 2)), np.array([[1.0, 2], [2, 4]]))["rmse_ratio_ci95"]
+    assert both == pytest.approx([1, 4])                             # at once: errors of 1 to 4
+
+
+def test_one_seed_leaves_the_interval_to_the_studies():
+    """The same seed twice says no more of the seeds; and the errors are paired: equal ones cancel in every resample."""
+    rng = np.random.default_rng(0)
+    before, after = rng.normal(size=(2, 1, 60))
+    once, twice = (statistics.ratio_ci95(before, np.vstack([after] * k)) for k in (1, 2))
+    of_means = [np.sqrt((after[0, s]**2).mean() / (before[0, s]**2).mean()) for s in rng.integers(60, size=(4000, 60))]
+    for found in (once, twice):
+        assert found == pytest.approx(np.quantile(of_means, [0.025, 0.975]), rel=0.05)
+    assert statistics.ratio_ci95(before, 2 * before) == pytest.approx([2, 2])
 
 
 def test_crps_of_a_step():
@@ -58,27 +85,46 @@ def test_ef_classes_hold_their_upper_limit():
 
 
 def test_an_experiment_is_compared_on_the_same_studies(tmp_path):
-    """Errors of ± 10 points without and ± 5 with pretraining, in another order of the studies."""
-    def evaluated(run, error, reverse=False):
-        for split in ("test", "validation"):
-            folder = tmp_path / run / "evaluations" / f"d_{split}"
-            folder.mkdir(parents=True)
-            rows = [{"study_id": f"{i:02d}", **{c: 50 + error * (-1)**i for c in comparison.COLUMNS},
-                     **{f"true_{c}": 50 for c in comparison.COLUMNS}, **dict.fromkeys(comparison.STDS, 5)}
-                    for i in range(12)][::-1 if reverse else 1]
-            with (folder / "predictions.csv").open("w", newline="") as stream:
-                writer = csv.DictWriter(stream, rows[0])
-                writer.writeheader()
-                writer.writerows(rows)
+    """Errors of ± 10 points with RSO, ± 8 with RSO-long and ± 5 with pretraining, in another order of the studies.
+    Deviations of 10 are twice the ridge's own: of errors of ± 10, the raw ones hold none within 80 %."""
+    def evaluated(run, error, updates, factor=(2, 2, 2), reverse=False):
+        folder = tmp_path / run / "evaluations" / "d_test"
+        folder.mkdir(parents=True)
+        rows = [{"study_id": f"{i:02d}", **{c: 50 + error * (-1)**i for c in comparison.COLUMNS},
+                 **{f"true_{c}": 50 for c in comparison.COLUMNS}, **dict.fromkeys(comparison.STDS, 10)}
+                for i in range(12)][::-1 if reverse else 1]
+        with (folder / "predictions.csv").open("w", newline="") as stream:
+            writer = csv.DictWriter(stream, rows[0])
+            writer.writeheader()
+            writer.writerows(rows)
+        calibration = {"calibration/factor": np.array(factor, np.float32), "calibration/far": np.float32(1)}
+        np.savez(tmp_path / run / "model.npz", **(calibration if factor else {}))
         figures = metrics.agreement(np.array([50.0 + error, 50 - error]), np.array([50.0, 50]))
-        return {"seed": 0, "run": run, **dict.fromkeys(metrics.MEASURES, figures)}
+        return {"seed": 0, "run": run, "updates": updates, **dict.fromkeys(metrics.MEASURES, figures)}
 
-    result = comparison.compare(tmp_path, {"d": {"RSO": [evaluated("a", 10)], "RSP": [evaluated("b", 5, True)]}})["d"]
+    datasets = {"d": {"RSO": [evaluated("a", 10, 7)], "RSP": [evaluated("b", 5, 21, reverse=True)],
+                      "RSA": [evaluated("old", 10, 7, factor=())]}}
+    early = comparison.compare(tmp_path, datasets)                 # RSO-long is not there yet
+    assert "against" not in early["d"]["RSP"]
+    assert early["d"]["RSP"]["against_extra"]["ef"]["rmse_ratio"] == pytest.approx(0.5)
+    assert comparison.primary_endpoint("d", early)["result"] is None
+    datasets["d"]["RSO-long"] = [evaluated("c", 8, 21)]
+    comparisons = comparison.compare(tmp_path, datasets)
+    result = comparisons["d"]
     assert "against" not in result["RSO"]
     assert result["RSP"]["summary"]["ef"]["rmse"] == pytest.approx(5)
     assert result["RSP"]["summary"]["ef"]["mae_ci95"] == pytest.approx([5, 5])
-    assert result["RSP"]["against"]["ef"]["rmse_ratio"] == pytest.approx(0.5)
+    assert result["RSP"]["against"]["baseline"] == "RSO-long"
+    assert result["RSP"]["updates"] == result["RSO-long"]["updates"] == 21
+    assert result["RSP"]["against"]["ef"]["rmse_ratio"] == pytest.approx(5 / 8)
     assert result["RSP"]["against"]["ef"]["verdict"] == "better"
-    assert result["RSO"]["calibration"]["ef"]["factor"] == pytest.approx(2)
-    assert result["RSO"]["calibration"]["ef"]["coverage"]["80%"] == 0
-    assert result["RSO"]["calibration"]["ef"]["coverage_recalibrated"]["80%"] == 1
+    assert result["RSP"]["against_extra"]["ef"]["rmse_ratio"] == pytest.approx(0.5)
+    assert result["RSO-long"]["against"]["baseline"] == result["RSA"]["against"]["baseline"] == "RSO"
+    endpoint = comparison.primary_endpoint("d", comparisons)
+    assert endpoint["result"] == {"seeds": [0], **result["RSP"]["against"]["ef"]}
+    calibration = result["RSO"]["calibration"]["ef"]
+    assert calibration["factor"] == 2
+    assert (calibration["coverage_raw"]["80%"], calibration["coverage"]["80%"]) == (0, 1)
+    volumes = result["RSO"]["calibration"]["edv"]
+    assert volumes["crps_raw"] > volumes["crps"]
+    assert result["RSA"]["calibration"]["ef"]["coverage_raw"] == result["RSA"]["calibration"]["ef"]["coverage"]

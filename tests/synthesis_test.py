@@ -1,16 +1,15 @@
 """Judging synthetic images: distances worked by hand, and a generator that returns the real images is perfect."""
 
-import types
-
 import jax
 import numpy as np
 import pytest
 
 from cardiojax import data
-from cardiojax.config import SferaConfig, SferaNetConfig
+from cardiojax.config import GauganNetConfig, SferaConfig, SferaNetConfig
 from cardiojax.errors import RunError
 from cardiojax.evaluate import fidelity
 from cardiojax.evaluate.metrics import ssim
+from cardiojax.models.gaugan import GauganModel
 from cardiojax.models.ridge import UNCALIBRATED
 from cardiojax.models.sfera import Readout, Scaling, SferaModel, new_network
 from cardiojax.nets import vgg
@@ -84,25 +83,29 @@ def test_the_real_images_are_judged_perfect(phantom_data, tmp_path, monkeypatch)
     judge = fidelity.Judge(untrained(), data.open_split("phantom/dsb_like:validation", phantom_data))
     known = {s.masks[..., t].tobytes(): s.frames[..., t] for s in judge.studies for t in (0, 1)}
 
-    def painter(change):
-        def stacks(masks):
-            return [change(np.stack([known[m[..., t].tobytes()] for t in (0, 1)], -1) / np.float32(127.5) - 1)
-                    for m in masks]
-        return types.SimpleNamespace(net=types.SimpleNamespace(size_px=150), stacks=stacks)
+    class Known(GauganModel):
+        """Gives the real images of masks that it knows, changed."""
 
-    result = judge.judge(painter(lambda x: x))
+        def __init__(self, change):
+            self.net, self.change = GauganNetConfig(size_px=150), change
+
+        def stacks(self, masks, style=None):
+            return [self.change(np.stack([known[m[..., t].tobytes()] for t in (0, 1)], -1) / np.float32(127.5) - 1)
+                    for m in masks]
+
+    result = judge.judge(Known(lambda x: x))
     assert result["frechet"] == pytest.approx(0, abs=1e-5)
     assert result["ssim"] == pytest.approx(1)
     assert result["lpips"] is None
     assert result["background_change"]["synthetic"] == result["background_change"]["real"] > 0
     for name in ("edv", "esv", "ef"):
         assert result["volume_fidelity"][name]["rmse"] == pytest.approx(0, abs=1e-4)
-    worse = judge.judge(painter(lambda x: np.clip(2 * x, -1, 1)))
+    worse = judge.judge(Known(lambda x: np.clip(2 * x, -1, 1)))
     assert worse["frechet"] > result["frechet"]
     assert worse["ssim"] < 1
     assert worse["volume_fidelity"]["edv"]["rmse"] > 1e-3
 
 
-def test_a_judge_needs_a_sfera_run(tmp_path):
+def test_a_judge_needs_a_sfera_run(phantom_data, tmp_path):
     with pytest.raises(RunError, match="not a run folder"):
-        fidelity.Judge(tmp_path, None)
+        fidelity.Judge(tmp_path, data.open_split("phantom/dsb_like:validation", phantom_data))

@@ -13,9 +13,11 @@ import cardiojax
 from benchmarks.communication import collectives
 from cardiojax import data
 from cardiojax.config import SferaConfig, SferaNetConfig
+from cardiojax.data import records
 from cardiojax.errors import DataError, InputError, Preempted, RunError, TrainingDiverged
 from cardiojax.preparation.batch import halve
 from cardiojax.train import loop, sfera
+from cardiojax.train.average import averaged
 from cardiojax.train.parallel import Parallel, StepOptions, gradients
 from cardiojax.train.run import Run
 from conftest import terminate_at
@@ -86,6 +88,15 @@ def test_a_run_of_other_settings_is_not_gone_on_with(phantom_data, finished):
     other = dataclasses.replace(CONFIG, learning_rate=0.5)
     with pytest.raises(RunError, match=r"learning_rate 0.01, not 0.5"):
         fit(task_of(phantom_data, other), finished[0], config=other)
+
+
+def test_a_run_keeps_its_number_of_steps(phantom_data, finished):
+    """More steps would throw a learning rate that has fallen to 0 back up."""
+    longer = dataclasses.replace(CONFIG, steps=8)
+    with pytest.raises(RunError, match=r"a run of 4 steps, not 8: finish it with --steps 4, or .* --init ") as error:
+        fit(task_of(phantom_data, longer), finished[0], config=longer)
+    assert "\n" not in str(error.value)
+    assert json.loads((finished[0] / "config.json").read_text())["config"]["steps"] == 4
 
 
 def test_nan_stops_the_run_and_names_the_step(phantom_data, tmp_path):
@@ -198,10 +209,53 @@ def test_re_estimated_statistics_are_those_of_the_training_studies(phantom_data)
     stats = task.re_estimated(state.params, lambda batch: batch)
     from cardiojax.ops.convolution import conv
     images = np.concatenate([halve(task.training[i].frames) for i in range(12)]) / np.float32(255)
-    y = np.asarray(conv(images - 0.5, state.params["blocks"][0]["conv_0"]["kernel"][...]))
+    y = np.asarray(conv(jnp.asarray(images) - 0.5, state.params["blocks"][0]["conv_0"]["kernel"][...]))
     found = stats["blocks"][0]["norm_0"]
     np.testing.assert_allclose(found["mean"][...], y.mean((0, 1, 2)), rtol=1e-3, atol=1e-5)
     np.testing.assert_allclose(found["square"][...], (y**2).mean((0, 1, 2)), rtol=1e-3)
+
+
+def test_statistics_are_of_studies_from_all_over_a_sorted_split(phantom_data, monkeypatch):
+    """Twelve dark studies and then twelve bright ones, of which twelve are read: some of both, the same ones again."""
+    task = task_of(phantom_data)
+    dark = [task.training[i] for i in range(12)]
+    studies = dark + [s.replace(frames=255 - s.frames // 4) for s in dark]
+    params = task.init(jax.random.key(0)).params
+
+    def first_mean(studies, count):
+        monkeypatch.setattr(sfera, "STATISTICS_STUDIES", count)
+        task.training = data.usable("sorted", [records.encode(s) for s in studies])
+        return task.re_estimated(params, lambda batch: batch)["blocks"][0]["norm_0"]["mean"][...]
+
+    dark_mean, bright_mean = first_mean(studies[:12], 12), first_mean(studies[12:], 12)
+    share = (first_mean(studies, 12) - dark_mean) / (bright_mean - dark_mean)
+    assert ((share > 0.2) & (share < 0.8)).all(), share
+    np.testing.assert_array_equal(first_mean(studies, 12), first_mean(studies, 12))
+    np.testing.assert_allclose(first_mean(studies, 512), (dark_mean + bright_mean) / 2, rtol=1e-4)
+
+
+def test_the_average_of_the_weights_by_hand(phantom_data):
+    """Decay min(ema, (1 + step) / (10 + step)): 0.1, 2/11, … 0.9. With ema 0 there is no average."""
+    old, new = {"w": jnp.array([1.0, 5.0])}, {"w": jnp.array([2.0, -3.0])}
+    for step, expected in ((0, [1.9, -2.2]), (1, [20 / 11, -17 / 11]), (10_000, [1.1, 4.2])):
+        np.testing.assert_allclose(averaged(old, new, 0.9, jnp.array(step))["w"], expected, rtol=1e-6)
+        np.testing.assert_array_equal(averaged(old, new, 0.0, jnp.array(step))["w"], new["w"])
+    task = task_of(phantom_data, dataclasses.replace(CONFIG, ema=0.0))
+    state, _ = jax.jit(task.step)(task.init(jax.random.key(0)), next(task.batches(seed=0)), jax.random.key(0),
+                                  task.constants)
+    for param, average in zip(*map(jax.tree.leaves, (state.params, state.ema)), strict=True):
+        np.testing.assert_array_equal(average, param)
+
+
+@pytest.mark.parametrize("clip_norm", [0.0, 1e-3])
+def test_gradients_are_clipped_unless_the_norm_is_0(phantom_data, clip_norm):
+    task = task_of(phantom_data, dataclasses.replace(CONFIG, clip_norm=clip_norm, weight_decay=0.0))
+    params = task.init(jax.random.key(0)).params
+    gradients = jax.tree.map(jnp.ones_like, params)
+    moments = [x for x in jax.tree.leaves(task.optimiser.update(gradients, task.optimiser.init(params), params)[1])
+               if x.ndim]
+    norm = clip_norm or sum(x.size for x in jax.tree.leaves(params))**0.5
+    assert float(jnp.linalg.norm(moments[0])) == pytest.approx(0.1 * norm, rel=1e-4)         # 1 − β₁ of the gradient
 
 
 def test_predicting_a_record_is_evaluating_it(phantom_data, finished):

@@ -25,7 +25,7 @@ class Bench:
     what: tyro.conf.Positional[Literal["train", "generate", "predict", "input", "scaling"]]
     task: Literal["gaugan", "sfera"] = "gaugan"
     """The network, for train, input and scaling."""
-    preset: Literal["paper", "small", "tiny"] = "small"
+    preset: Literal["paper", "large", "small", "tiny"] = "small"
     batch: int = 0
     """Over all devices (for scaling: on each); 0 is the preset's."""
     dtypes: tuple[Literal["float32", "bfloat16"], ...] = ("float32",)
@@ -73,7 +73,7 @@ def main(argv: list[str]) -> int:
 
 
 def device_name(kind: str) -> str:
-    """With what decides a CPU's matrix products: PyTorch's bf16 flies with AMX and crawls without."""
+    """With what decides a CPU's matrix products: PyTorch's bf16 is fast with AMX and slow without."""
     if kind != "cpu":
         return kind
     cpuinfo = Path("/proc/cpuinfo")

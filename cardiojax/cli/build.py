@@ -2,41 +2,45 @@
 
 import contextlib
 import dataclasses
+import inspect
 import logging
 import os
 import shutil
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import tyro
 from rich.console import Console
 from tyro.conf import Positional, arg
 
-from cardiojax.errors import InputError
+from cardiojax.errors import InputError, one_line
 
 log = logging.getLogger("cardiojax")
 
-NEEDS_NO_SOURCE = ("phantom",)
 
-
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Build:
     """Write a dataset as TFDS records (array_record) below DATA_DIR.
 
     The studies are read from SOURCE, which you have obtained yourself; where and how, the error says when SOURCE is
-    left out. `tfds.builder(NAME, data_dir=DATA_DIR)` opens the result after `import data_builders`.
+    left out. `cardiojax.data.open_split("NAME:SPLIT", DATA_DIR)` opens the result, and so does
+    `tfds.builder(NAME, data_dir=DATA_DIR)` after the builder's import (`import data_builders` for ours).
     Synthetic studies have settings of their own: `cardiojax build synthetic --help`.
-    Every dropped slice or study is a line in the log, with its reason, also kept as DATA_DIR/NAME/build.log.
+    Every dropped slice or study is a line in the log, with its reason, also kept as DATA_DIR/NAME/build.log; studies
+    left out are rows of exclusions.csv beside the records too.
     """
 
-    name: Positional[Literal["phantom", "acdc", "kaggle_dsb", "mnms", "ukbb"]]
+    name: Positional[Annotated[str, arg(metavar="NAME", help_behavior_hint="")]] = ""
     """Which dataset."""
     data_dir: Path
     """Where the records go."""
     source: Path | None = None
     """Folder of the dataset as it comes from its source."""
     config: str | None = None
-    """Variant to build; all of the phantom's, "full" of the others, unless you name one ("trimmed", "image_centre")."""
+    """Variant to build; all of the phantom's, "full" of the others, unless you name one ("trimmed", "image_centre",
+    or "paper": both, and at least 5 consecutive slices in training and validation)."""
+    exclude: Path | None = None
+    """File with the ids of studies to leave out of training and validation, a line each; the test split keeps all."""
     beam: str | None = None
     """Read the studies by Apache Beam's workers, its options as NAME=VALUE[,NAME=VALUE], for example
     runner=DirectRunner,direct_num_workers=8,direct_running_mode=multi_processing (`pip install 'cardiojax[beam]'`)."""
@@ -48,31 +52,57 @@ def main(argv: list[str]) -> int:
     if argv[:1] == ["synthetic"]:
         from cardiojax.cli.build_synthetic import main as build_synthetic
         return build_synthetic(argv[1:])
-    args = tyro.cli(Build, args=argv, prog="cardiojax build")
-    import tensorflow_datasets as tfds
+    from cardiojax.data import builders
 
-    import data_builders  # noqa: F401  registers the datasets
-
+    classes = builders.builder_classes()
+    if not argv or not argv[0].startswith("-"):          # the name first, before what else may be missing
+        chosen("".join(argv[:1]), classes)
+    args = tyro.cli(Build, args=argv, prog="cardiojax build",
+                    description=f"{inspect.getdoc(Build)}\n\nDatasets: {', '.join(classes)}.")
+    cls = chosen(args.name, classes)
+    check(args, cls)
     options = None if args.beam is None else beam_options(args.beam)
-    if options is not None and args.name in NEEDS_NO_SOURCE:
-        raise InputError(f"{args.name} is made here, in a minute; --beam is for studies that are read")
-    cls = tfds.builder_cls(args.name)
-    known = [c.name for c in cls.BUILDER_CONFIGS]
-    if args.config and args.config not in known:
-        raise InputError(f"no variant '{args.config}' of {args.name}; there are {', '.join(known)}")
-    if args.name not in NEEDS_NO_SOURCE:
-        if args.source is None:
-            raise InputError(f"build {args.name} needs --source. {cls.MANUAL_DOWNLOAD_INSTRUCTIONS}")
-        if not args.source.is_dir() or not any(args.source.iterdir()):
-            raise InputError(f"{args.source} is empty or no folder. {cls.MANUAL_DOWNLOAD_INSTRUCTIONS}")
-    configs = [args.config] if args.config else known if args.name in NEEDS_NO_SOURCE else known[:1]
+    exclude = [] if args.exclude is None else study_ids(args.exclude)
+    configs = [c.name for c in cls.BUILDER_CONFIGS]
+    configs = [args.config] if args.config else configs[:1] if cls.needs_source else configs
     failed = 0
     for config in configs:
-        builder = tfds.builder(f"{args.name}/{config}", data_dir=args.data_dir)
+        builder = cls(config=config, data_dir=args.data_dir, exclude=exclude)
         if args.overwrite and Path(builder.data_dir).exists():
             shutil.rmtree(builder.data_dir)
         failed += build(builder, args, options)
     return 1 if failed else 0
+
+
+def chosen(name: str, classes: dict[str, type]) -> type:
+    """The builder of that name. Raises InputError, with those there are."""
+    if name not in classes:
+        problem = f"no dataset '{name}'; there are" if name else "build what? There are"
+        raise InputError(f"{problem} {', '.join(classes)}")
+    return classes[name]
+
+
+def check(args: Build, cls: type):
+    """Raises InputError where the arguments do not fit the builder."""
+    known = [c.name for c in cls.BUILDER_CONFIGS]
+    if args.config and args.config not in known:
+        raise InputError(f"no variant '{args.config}' of {args.name}; there are {', '.join(known)}")
+    if not cls.needs_source:
+        if args.beam is not None or args.exclude is not None:
+            raise InputError(f"{args.name} is made here; --beam and --exclude are for studies that are read")
+    elif args.source is None:
+        raise InputError(f"build {args.name} needs --source. {cls.MANUAL_DOWNLOAD_INSTRUCTIONS}")
+    elif not args.source.is_dir() or not any(args.source.iterdir()):
+        raise InputError(f"{args.source} is empty or no folder. {cls.MANUAL_DOWNLOAD_INSTRUCTIONS}")
+
+
+def study_ids(file: Path) -> list[str]:
+    """The ids of a list, a line each. Raises InputError where it cannot be read."""
+    try:
+        lines = file.read_text(encoding="utf-8-sig").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"--exclude {file} cannot be read ({one_line(error)})") from None
+    return [line.strip() for line in lines if line.strip()]
 
 
 def beam_options(text: str):
@@ -104,17 +134,15 @@ def build(builder, args: Build, beam=None) -> int:
             builder.beam = beam is not None
             builder.download_and_prepare(download_config=tfds.download.DownloadConfig(
                 manual_dir=args.source, register_checksums=False, beam_options=beam))
-            if builder.beam:
-                builder.note_missing()
     finally:
         log.removeHandler(handler)
     console = Console(stderr=True, highlight=False, emoji=False)
     console.print(f"{builder.info.full_name}: " + ", ".join(
         f"{name} {s.num_examples}" for name, s in builder.info.splits.items()) + f" studies in {builder.data_dir}",
         soft_wrap=True)
-    if builder.failures:
-        console.print(f"{len(builder.failures)} studies left out: {', '.join(builder.failures)} "
-                      f"(reasons in {log_file})", soft_wrap=True)
+    if left_out := builder.left_out():
+        console.print(f"{len(left_out)} studies left out: {', '.join(left_out)} "
+                      f"(reasons in {Path(builder.data_dir) / 'exclusions.csv'})", soft_wrap=True)
     return len(builder.failures)
 
 

@@ -24,8 +24,8 @@ class BuildSynthetic:
     split and name their ancestor. The records go to DATA_DIR/synthetic/CONFIG and open as `synthetic/CONFIG:train`
     (`synthetic:train` is `synthetic/uniform:train`), with cohort.json beside them: counts, flatness, every member.
 
-    Killed at any moment and started again it goes on, to the same bytes. Many processes share a build: start the same
-    command on each, with --processes N and --process 0 … N − 1, on a common file system.
+    Killed at any moment and started again it goes on; on CPU it ends in the same bytes. Many processes share a build:
+    start the same command on each, with --processes N and --process 0 … N − 1, on a common file system.
     """
 
     gaugan: Path | None = None
@@ -72,18 +72,18 @@ def main(argv: list[str]) -> int:
     from cardiojax import load
     from cardiojax.data import open_split
     from cardiojax.models.gaugan import GauganModel
-    from cardiojax.synthesis import build as synthesize
+    from cardiojax.synthesis import build
 
     if (args.gaugan is None) != args.warp or (args.warp and args.consistency != "none"):
         raise InputError("name the generator with --gaugan RUN, or none with --warp (which needs no --consistency)")
-    painter = None if args.warp else load(args.gaugan)
-    if not args.warp and not isinstance(painter, GauganModel):
+    generator = None if args.warp else load(args.gaugan)
+    if not args.warp and not isinstance(generator, GauganModel):
         raise InputError(f"{args.gaugan} is a SFERA run; --gaugan wants one that paints")
     splits = {name: open_split(spec, args.data_dir, need_volumes=False) for name, spec in by_split(args.from_).items()}
-    folder = args.data_dir / synthesize.NAME / config / synthesize.VERSION
+    folder = args.data_dir / build.NAME / config / build.VERSION
     if args.overwrite and folder.exists():
         shutil.rmtree(folder)
-    cohort = synthesize.build(painter, splits, folder, synthesize.Settings(
+    cohort = build.build_cohort(generator, splits, folder, build.CohortSettings(
         args.distribution, args.size, args.seed, args.consistency),
         lambda name: real_ef(name, args.data_dir), args.process, args.processes)
     console = Console(stderr=True, highlight=False, emoji=False)
@@ -92,7 +92,7 @@ def main(argv: list[str]) -> int:
                       f"with EF in [10, 80] %, {figures['kept']} kept, of {figures['patients']} patients; largest "
                       f"deviation of a bin {100 * figures['largest_bin_deviation']:.1f} %, KS distance "
                       f"{figures['ks_distance']:.3f}", soft_wrap=True)
-    if args.figures is not None and synthesize.is_whole(folder):
+    if args.figures is not None and build.is_whole(folder):
         from cardiojax.evaluate import cohort_figures
         cohort_figures.draw(splits, {name: open_split(f"synthetic/{config}:{name}", args.data_dir) for name in splits},
                             args.figures)

@@ -26,14 +26,14 @@ class Demo:
 
 def main(argv: list[str]) -> int:
     args = tyro.cli(Demo, args=argv, prog="cardiojax demo")
-    from cardiojax.cli.build import main as build
+    from cardiojax.cli.build import main as build_data
     from cardiojax.cli.experiment import compiled_once, tell
     from cardiojax.config import EXPERIMENT_PRESETS
     from cardiojax.experiment import run as experiment
 
     began = time.monotonic()
     log.info("phantom cohort → %s", args.out / "data")
-    build(["phantom", "--data-dir", str(args.out / "data")])
+    build_data(["phantom", "--data-dir", str(args.out / "data")])
     first, second = (f"phantom/{variant}" for variant in VARIANTS)
     with compiled_once():
         result = experiment.run(EXPERIMENT_PRESETS["tiny"], preset="tiny", first=first, second=second,

@@ -15,8 +15,9 @@ from cardiojax.errors import InputError
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class RunExperiment:
-    """Does pretraining on synthetic studies of flat EF make volumes better? Trains RSO (real studies only), SSO
-    (synthetic only), RSP (SSO finetuned on real), RSA (both real datasets), and the ablations, over several seeds.
+    """Does pretraining on synthetic studies of flat EF make volumes better? Trains RSO (real studies only), RSO-long
+    (the same for as many updates as RSP), SSO (synthetic only), RSP (SSO finetuned on real), RSA (both real datasets),
+    and the ablations, over several seeds. The primary endpoint is the RMSE of EF on FIRST, RSP against RSO-long.
 
     Every stage is a folder below OUT/stages: stopped at any moment, the same command goes on; after a changed setting
     it redoes what depends on it. OUT/experiment.json holds what is known so far; at the end OUT gets report.html,
@@ -32,7 +33,8 @@ class RunExperiment:
     out: Path
     """Folder of the stages and results."""
     preset: str = "small"
-    """Defaults of all settings below: paper (GPUs), small (2 CPU cores, about 8 hours), tiny (the phantom, minutes)."""
+    """Defaults of all settings below: paper (what the paper says and no more, GPUs), large (our best, GPUs), small
+    (2 CPU cores, hours), tiny (the phantom, minutes). docs/presets.md compares them."""
     report_only: bool = False
     """Train nothing; write the report of the stages that are there."""
     settings: Annotated[ExperimentConfig, tyro.conf.arg(name="")] = dataclasses.field(default_factory=ExperimentConfig)
@@ -75,14 +77,19 @@ def tell(result: dict, out: Path):
     from cardiojax.cli.evaluate import show
     from cardiojax.evaluate.metrics import MEASURES
     from cardiojax.experiment.comparison import ordered
-    from cardiojax.experiment.report import interval, verdict
+    from cardiojax.experiment.words import interval, primary, verdict
 
     for dataset, found in result["comparisons"].items():
-        rows = [["", "seeds", "EDV RMSE (ml)", "ESV RMSE (ml)", "EF RMSE (points)", "EF, ratio to RSO [95 % CI]", ""]]
+        rows = [["", "updates", "seeds", "EDV RMSE (ml)", "ESV RMSE (ml)", "EF RMSE (points)", "against",
+                 "EF, ratio [95 % CI]", ""]]
         for name in ordered(found):
             summary, against = found[name]["summary"], found[name].get("against")
-            rows.append([name, str(len(summary["seeds"])), *(f"{summary[k]['rmse']:.1f}" for k in MEASURES),
-                         *((interval(against["ef"]), against["ef"]["verdict"]) if against else ("", ""))])
+            rows.append([name, f"{found[name]['updates']:,}", str(len(summary["seeds"])),
+                         *(f"{summary[k]['rmse']:.1f}" for k in MEASURES),
+                         *((against["baseline"], interval(against["ef"]), against["ef"]["verdict"]) if against else
+                           ("", "", ""))])
         show(rows, f"{dataset}:test")
-        print(verdict(dataset, found, result["masks_own"][dataset]))
+    print(primary(result["primary_endpoint"]))
+    for dataset, found in result["comparisons"].items():
+        print(f"Exploratory. {verdict(dataset, found, result['masks_own'][dataset])}")
     print(f"report: {out / 'report.html'}")

@@ -23,7 +23,7 @@ class Train:
     run: Path
     """The run folder."""
     validation: str | None = None
-    """Studies to watch; the `validation` split of the first dataset by default."""
+    """Studies to validate on; by default the `validation` split of every dataset of --data."""
     init: Path | None = None
     """A finished run whose weights training starts from (a SFERA's target scaling too)."""
     coordinator: str | None = None
@@ -36,7 +36,8 @@ class Train:
     step: Annotated[StepOptions, tyro.conf.arg(name="")] = dataclasses.field(default_factory=StepOptions)
     seed: int = 0
     preset: str = "small"
-    """Defaults of all settings below: paper (one GPU or more), small (2 CPU cores), tiny (tests)."""
+    """Defaults of all settings below: paper (what the paper says and no more), large (our best at its size, one
+    GPU or more), small (the same for 2 CPU cores), tiny (tests). docs/presets.md compares them."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator
 
 import grain.python as grain
 import numpy as np
+from jaxtyping import Int
 
 from cardiojax.data import records
 from cardiojax.data.split import Source, Split
@@ -45,10 +46,13 @@ def endless(source: Source, arrays_of: Callable, batch_of_all: Callable, name: s
     return iter(dataset.to_iter_dataset(grain.ReadOptions(num_threads=2, prefetch_buffer_size=4)))
 
 
-def evaluation_batches(split: Split, *, size_px: int, batch: int, slices: int) -> Iterator[Batch]:
-    """Every study once, in order; the last batch is filled up with copies whose `real` is False."""
-    for start in range(0, len(split), batch):
-        studies = [split[i] for i in range(start, min(start + batch, len(split)))]
+def evaluation_batches(split: Split, *, size_px: int, batch: int, slices: int,
+                       indices: Int[np.ndarray, " n"] | None = None) -> Iterator[Batch]:
+    """Every study (or those of `indices`) once, in order; the last batch is filled up with copies whose `real` is
+    False."""
+    indices = np.arange(len(split)) if indices is None else indices
+    for start in range(0, len(indices), batch):
+        studies = [split[int(i)] for i in indices[start:start + batch]]
         yield batch_of(studies, size_px, fill_to=batch, slices=slices)
 
 

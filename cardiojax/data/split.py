@@ -8,7 +8,7 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 import tensorflow_datasets as tfds
 
-from cardiojax.data import records
+from cardiojax.data import builders, records
 from cardiojax.errors import DataError
 from cardiojax.study import Study
 
@@ -33,7 +33,7 @@ class Split:
     volumes_ml: np.ndarray            # (N, 2)
     slice_spacing_mm: np.ndarray      # (N,)
     n_slices: np.ndarray              # (N,)
-    ancestors: frozenset[str]         # real patients behind the records
+    ancestors: frozenset[str]         # real patients behind the records, `source/patient`
 
     def __len__(self) -> int:
         return len(self.index)
@@ -66,7 +66,7 @@ def open_split(spec: str, data_dir: Path, need_volumes: bool = True) -> Split:
 
 def usable(name: str, source: Source, need_volumes: bool = True) -> Split:
     """A split of these records, but for those without volumes."""
-    index, volumes, spacings, slices, ancestors = [], [], [], [], set()
+    index, volumes, spacings, slices, real = [], [], [], [], set()
     for i in range(len(source)):
         study = records.decode(source[i])
         v = np.full(2, np.nan) if study.volumes_ml is None else study.volumes_ml
@@ -77,20 +77,27 @@ def usable(name: str, source: Source, need_volumes: bool = True) -> Split:
         volumes.append(v)
         spacings.append(study.slice_spacing_mm)
         slices.append(len(study))
-        ancestors.add(f"{study.source}/{study.ancestor or study.study_id}")
+        real.add((study.source, study.ancestor or study.study_id))
     if not index:
         raise DataError(f"{name} holds no usable study")
     return Split(name, source, np.array(index), np.array(volumes, np.float32), np.array(spacings, np.float32),
-                 np.array(slices), frozenset(ancestors))
+                 np.array(slices), frozenset(builders.patients(real).values()))
+
+
+def default_validation(training: str) -> str:
+    """`validation` of every dataset of a training split, each once: "a:train[:50%],b/c:train" →
+    "a:validation,b/c:validation"."""
+    names = dict.fromkeys(spec.partition(":")[0].strip() for spec in training.split(","))
+    return ",".join(f"{name}:validation" for name in names)
 
 
 def open_pair(training: str, validation: str | None, data_dir: Path, need_volumes: bool = True
               ) -> tuple[Split, Split]:
-    """The splits to learn from and to watch: by default `validation` of the first dataset.
+    """The splits to train and to validate on.
 
     Raises DataError where a patient is in both.
     """
-    validation = validation or training.partition(":")[0] + ":validation"
+    validation = validation or default_validation(training)
     pair = open_split(training, data_dir, need_volumes), open_split(validation, data_dir, need_volumes)
     if shared := pair[0].ancestors & pair[1].ancestors:
         raise DataError(f"{len(shared)} patients are in both {training} and {validation}: "
@@ -99,16 +106,18 @@ def open_pair(training: str, validation: str | None, data_dir: Path, need_volume
 
 
 def _open_one(spec: str, data_dir: Path) -> Source:
-    import data_builders  # noqa: F401  registers the datasets; late, for it imports this package
-
     name, colon, split = spec.partition(":")
     if not colon:
         raise DataError(f"'{spec}' is not NAME:SPLIT, for example acdc:train")
     written = sorted((Path(data_dir) / name).glob("[0-9]*.*/dataset_info.json"))
+    if not written:
+        builders.builder_class(name.split("/")[0])               # registers it
     try:              # a folder that is there opens by itself: a cohort may have any name
         builder = (tfds.builder_from_directory(written[-1].parent) if written else
                    tfds.builder(name, data_dir=data_dir))
-    except (tfds.core.DatasetNotFoundError, ValueError, FileNotFoundError) as error:
+    except tfds.core.DatasetNotFoundError:
+        raise DataError(f"no dataset '{name}'; there are {', '.join(sorted(builders.entry_points()))}") from None
+    except (ValueError, FileNotFoundError) as error:
         raise DataError(f"no dataset '{name}' ({str(error).splitlines()[0]})") from None
     if not builder.info.splits:
         raise DataError(f"dataset '{name}' is not built in {data_dir}; run: "

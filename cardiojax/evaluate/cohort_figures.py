@@ -1,4 +1,4 @@
-"""The synthetic cohort in pictures: the paper's Figs. 1 (EF histograms), 2 (workflow on a slice), 3 (three stacks)."""
+"""Figures of the synthetic cohort: the paper's Figs. 1 (EF histograms), 2 (workflow on a slice), 3 (three stacks)."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -39,7 +39,7 @@ def ef_histograms(real: Mapping[str, Split], synthetic: Mapping[str, Split], fil
 
 
 def workflow(study: Study, file: Path):
-    """Fig. 2: one slice in the middle of the LV, and what becomes of it."""
+    """Fig. 2: one slice in the middle of the LV, and its changed masks."""
     assert study.masks is not None
     shapes = Shapes(study.masks)
     area = units.lv_area_mm2(study.masks, study.pixel_spacing_mm)[:, ED]

@@ -1,4 +1,4 @@
-"""How good synthetic images are: distances in feature space, likeness to held-out pairs, and volume fidelity."""
+"""Quality of synthetic images: distances in feature space, likeness to held-out pairs, and volume fidelity."""
 
 import functools
 import logging
@@ -30,7 +30,8 @@ BATCH = 8
 
 
 class Judge:
-    """Held-out studies with masks, seen by a SFERA trained on real images (and by VGG16, where its weights are)."""
+    """Measures generators on held-out studies with masks, by a SFERA trained on real images (and by VGG16, where its
+    weights are there)."""
 
     def __init__(self, run: Path | SferaModel, split: Split):
         """Raises RunError, DataError where the run or the split cannot judge."""
@@ -47,17 +48,17 @@ class Judge:
         else:
             log.warning("no VGG16 weights at hand: judged without LPIPS and VGG distances (see `cardiojax port vgg`)")
 
-    def judge(self, painter: GauganModel) -> dict:
+    def judge(self, generator: GauganModel) -> dict:
         """frechet, kernel (SFERA features), lpips, ssim, volume_fidelity, background_change (between ED and ES, outside
         of the heart); with VGG16 also frechet_vgg16, kernel_vgg16.
 
-        What is not at hand is None.
+        None where VGG16's or LPIPS's weights are missing.
         """
-        fakes = [synthetic(s, painter) for s in self.studies]
+        fakes = [synthetic(s, generator) for s in self.studies]
         volumes, features = self._seen(fakes)
         real, fake = (np.concatenate([s.frames.transpose(0, 3, 1, 2).reshape(-1, *s.frames.shape[1:3])
                                       for s in studies]) / 127.5 - 1 for studies in (self.studies, fakes))
-        if painter.net.size_px * 2 == SIZE_PX:            # compared at the pixels that were made
+        if generator.net.size_px * 2 == SIZE_PX:            # compared at the pixels that were made
             real, fake = _binned(real), _binned(fake)
         result = {"frechet": frechet(self.real_features, features), "kernel": kernel(self.real_features, features),
                   "lpips": None, "ssim": float(np.mean([ssim(a, b) for a, b in zip(fake, real, strict=True)])),
@@ -70,9 +71,9 @@ class Judge:
                        "kernel_vgg16": kernel(seen_real, seen_fake)}
         return result
 
-    def flat(self, painter: GauganModel) -> dict[str, float]:
+    def flat(self, generator: GauganModel) -> dict[str, float]:
         """The figures in one level, to watch while training."""
-        result = self.judge(painter)
+        result = self.judge(generator)
         fidelity = result.pop("volume_fidelity")
         result["background_change"] = result["background_change"]["synthetic"]
         return {k: v for k, v in result.items() if v is not None} | {
@@ -105,9 +106,9 @@ def _through_vgg(arrays: dict[str, np.ndarray], real: np.ndarray, fake: np.ndarr
     return float(np.concatenate(distances).mean()) if "lpips/0" in weights else None, a, b
 
 
-def synthetic(study: Study, painter: GauganModel) -> Study:
+def synthetic(study: Study, generator: GauganModel) -> Study:
     """The same study with images made from its masks."""
-    return study.replace(frames=to_uint8(painter.stacks([study.masks])[0]))
+    return study.replace(frames=to_uint8(generator.stacks([study.masks])[0]))
 
 
 def _binned(images: np.ndarray) -> np.ndarray:

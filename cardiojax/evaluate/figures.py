@@ -1,6 +1,6 @@
-"""Agreement as pictures: scatter (paper, Fig. 4) and Bland–Altman (Fig. 5); synthetic beside real images."""
+"""Figures of agreement: scatter (paper, Fig. 4) and Bland–Altman (Fig. 5); synthetic beside real images."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -58,7 +58,7 @@ def sample_grid(masks: np.ndarray, fakes: np.ndarray, reals: np.ndarray) -> np.n
 
 
 def contact_sheet(study: Study, prediction: Prediction, folder: Path):
-    """STUDY_ID.png: the slices of a prepared study, base → apex, ED above ES, and what was measured on them."""
+    """STUDY_ID.png: the slices of a prepared study, base → apex, ED above ES, titled with the prediction."""
     n = len(study)
     figure, axes = subplots(2, n, (1.3 * n + 0.5, 3.4))
     for row, name in enumerate(("ED", "ES")):
@@ -75,7 +75,7 @@ def contact_sheet(study: Study, prediction: Prediction, folder: Path):
     figure.savefig(folder / f"{study.study_id}.png", dpi=130)
 
 
-def subplots(rows: int, columns: int, size_inches: tuple[float, float], **more) -> tuple[Figure, np.ndarray]:
+def subplots(rows: int, columns: int, size_inches: Sequence[float | int], **more) -> tuple[Figure, np.ndarray]:
     """A figure and its (rows, columns) of axes. Without pyplot, which would change the backend of a notebook that has
     loaded us."""
     figure = Figure(figsize=size_inches, layout="constrained")

@@ -1,4 +1,4 @@
-"""What an evaluation leaves: metrics.json, predictions.csv, figures, and one page that shows them."""
+"""An evaluation's files: metrics.json, predictions.csv, figures, and one page that shows them."""
 
 import base64
 import csv
@@ -24,7 +24,7 @@ NAMES = {"edv": "EDV (ml)", "esv": "ESV (ml)", "ef": "EF (points)"}
 
 
 def evaluate(model: SferaModel, split: Split, out: Path) -> dict:
-    """Predict every study of a split and write all of the above into `out`. Returns what metrics.json holds."""
+    """Predict every study of a split and write an evaluation's files into `out`. Returns what metrics.json holds."""
     out.mkdir(parents=True, exist_ok=True)
     accumulator = Accumulator(model.mean_predictor)
     rows = []
@@ -53,14 +53,14 @@ def evaluate(model: SferaModel, split: Split, out: Path) -> dict:
     return result
 
 
-def judge(painter: GauganModel, judge_run: Path, split: Split, out: Path) -> dict:
+def judge(generator: GauganModel, judge_run: Path, split: Split, out: Path) -> dict:
     """Measure a GauGAN on the held-out masks of a split: metrics.json, samples.png, report.html in `out`."""
     out.mkdir(parents=True, exist_ok=True)
     by = Judge(judge_run, split)
-    result = {**by.judge(painter), "n": len(by.studies), "run": str(painter.path), "judge": str(judge_run),
-              "data": split.name, "seed": painter.settings["seed"], "commit": commit()}
+    result = {**by.judge(generator), "n": len(by.studies), "run": str(generator.path), "judge": str(judge_run),
+              "data": split.name, "seed": generator.settings["seed"], "commit": commit()}
     examples = Frames(split).examples(PREVIEWS, SIZE_PX)
-    fakes, reals = painter.generate(examples.masks), examples.images / 127.5 - 1
+    fakes, reals = generator.generate(examples.masks), examples.images / 127.5 - 1
     Image.fromarray(figures.sample_grid(examples.masks, fakes if fakes.ndim == 3 else fakes.mean(-1), reals)).save(
         out / "samples.png")
     finish("Synthetic images against real ones of the same masks", result, judgement(result), out, ["samples.png"])
@@ -75,7 +75,7 @@ def finish(title: str, result: dict, rows: list[list[str]], out: Path, pictures:
 
 def judgement(result: dict) -> list[list[str]]:
     """The figures of `judge` as rows of text, a header first."""
-    rows = [["", "value", "what it says"]]
+    rows = [["", "value", "meaning"]]
     for key, text in (("frechet", "distance in SFERA's features; 0 is indistinguishable"),
                       ("kernel", "the same as squared MMD (KID)"),
                       ("frechet_vgg16", "distance in VGG16's features"), ("kernel_vgg16", "the same as squared MMD"),

@@ -1,7 +1,12 @@
-"""The experiment's answer: each way of pretraining against none, on the same test studies."""
+"""The experiment's answer: each way of training against its baseline, on the same test studies.
+
+RSO has the paper's number of updates, RSO-long as many as pretraining and finetuning together. What was pretrained is
+compared with RSO-long first, which differs by the synthetic studies alone, and then with RSO (the paper's comparison).
+One comparison, `PRIMARY`, is the endpoint that is named beforehand; all others are exploratory.
+"""
 
 import csv
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -11,37 +16,61 @@ from cardiojax.data import Split
 from cardiojax.evaluate import statistics
 from cardiojax.evaluate.metrics import MEASURES, agreement, bootstrap_ci95, with_ef
 from cardiojax.models import prediction
+from cardiojax.models.ridge import Calibration
+from cardiojax.models.sfera import calibration_of
+from cardiojax.study import Study
 
 BASELINE, LONG, PRETRAINED, WARPED = "RSO", "RSO-long", "RSP", "RSP-warp"
 COLUMNS, STDS = prediction.COLUMNS[1:4], prediction.COLUMNS[4:7]      # of EDV, ESV, EF, and of their deviations
-MAIN = (BASELINE, "SSO", PRETRAINED, "RSA")
+MAIN = (BASELINE, LONG, "SSO", PRETRAINED, "RSA")
 FEWEST = 5                 # studies of low EF, or with masks, that a comparison needs
+PRIMARY = {"measure": "ef", "statistic": "rmse_ratio", "experiment": PRETRAINED, "baseline": LONG}
 
 Predictions = dict[str, Float[np.ndarray, "n 3"]]
 
 
 def compare(out: Path, datasets: dict) -> dict:
-    """`datasets` of an experiment's result → by dataset and experiment: a `summary` over its seeds; `against` RSO, over
-    the seeds that both have; its deviations' `calibration`, seed 0. RSP is also compared `against_controls`."""
+    """`datasets` of an experiment's result → by dataset and experiment: its `updates`; a `summary` over its seeds;
+    `against` the main baseline and `against_extra` the other one (`baselines`), over the seeds that both have, with the
+    baseline's name; the `calibration` of its deviations, seed 0. RSP also has `against_controls`, by control."""
     found = {}
     for dataset, experiments in datasets.items():
         by_seed = {name: {m["seed"]: predictions(out / m["run"], f"{dataset}:test") for m in seeds}
                    for name, seeds in experiments.items()}
-        found[dataset] = {name: {
-            "summary": summary(experiments[name], by_seed[name]),
-            "calibration": calibrated(predictions(out / experiments[name][0]["run"], f"{dataset}:validation"),
-                                      by_seed[name][min(by_seed[name])]),
-            **({} if name == BASELINE else {"against": against(by_seed[BASELINE], by_seed[name])}),
-            **({"against_controls": {c: against(by_seed[c], by_seed[name]) for c in (WARPED, LONG) if c in by_seed}}
-               if name == PRETRAINED else {})} for name in experiments}
+        found[dataset] = {}
+        for name, seeds in experiments.items():
+            controls = (WARPED,) if name == PRETRAINED else ()
+            compared = {b: against(by_seed[b], by_seed[name]) for b in (*baselines(name), *controls)
+                        if by_seed[name].keys() & by_seed.get(b, {}).keys()}
+            found[dataset][name] = {
+                "updates": seeds[0]["updates"], "summary": summary(seeds, by_seed[name]),
+                "calibration": calibrated(by_seed[name][seeds[0]["seed"]], calibration_of(out / seeds[0]["run"])),
+                **{key: {"baseline": b} | compared[b] for key, b in zip(
+                    ("against", "against_extra"), baselines(name), strict=False) if b in compared},
+                **({"against_controls": {c: compared[c] for c in controls if c in compared}} if controls else {})}
     return found
 
 
-def masks_own(training: Split, test: Split) -> dict[str, dict]:
-    """How far the annotators' masks are from the test studies' volumes: what a network that read these frames as the
-    annotators do would reach. Their volumes by Simpson's rule `as they are`, and `fitted`: linear in both, by least
-    squares on the training studies. The `agreement` of each measure and `n`, the studies with an LV in their masks;
-    empty where either split has too few of them."""
+def baselines(experiment: str) -> tuple[str, ...]:
+    """What an experiment is compared with, the main one first. RSO is the baseline of all and has none."""
+    if experiment.startswith(PRETRAINED):
+        return LONG, BASELINE
+    return () if experiment == BASELINE else (BASELINE,)
+
+
+def primary_endpoint(first: str, comparisons: dict) -> dict:
+    """What was named before: EF's RMSE on the first dataset, RSP over RSO-long; `result` is None until both are there.
+    All else that is compared is exploratory."""
+    against = comparisons.get(first, {}).get(PRIMARY["experiment"], {}).get("against")
+    return {"dataset": first, **PRIMARY, "exploratory": "all other comparisons",
+            "result": against and {"seeds": against["seeds"], **against[PRIMARY["measure"]]}}
+
+
+def masks_own(training: Split | Sequence[Study], test: Split | Sequence[Study]) -> dict[str, dict]:
+    """How far the annotators' masks are from the test studies' volumes: by Simpson's rule `as they are`, and `fitted`,
+    linear in both volumes by least squares on the training studies. No bound: networks that are trained on the volumes
+    may be nearer to them. The `agreement` of each measure and `n`, the studies with an LV in their masks; empty where
+    either split has too few of them."""
     (x, y), (at, truth) = map(volumes_of_masks, (training, test))
     if len(x) < FEWEST or len(at) < FEWEST:
         return {}
@@ -51,7 +80,7 @@ def masks_own(training: Split, test: Split) -> dict[str, dict]:
                                    for k, name in enumerate(MEASURES)}} for how, volumes in said.items()}
 
 
-def volumes_of_masks(split: Split) -> tuple[Float[np.ndarray, "n 2"], Float[np.ndarray, "n 2"]]:
+def volumes_of_masks(split: Split | Sequence[Study]) -> tuple[Float[np.ndarray, "n 2"], Float[np.ndarray, "n 2"]]:
     """EDV and ESV (ml) by the masks and as the dataset gives them, of the studies with an LV in their masks."""
     studies = [s for s in split if s.has_lv]
     by_masks = [s.volumes_from_masks_ml() for s in studies]
@@ -59,7 +88,7 @@ def volumes_of_masks(split: Split) -> tuple[Float[np.ndarray, "n 2"], Float[np.n
 
 
 def ordered(experiments: Iterable[str]) -> list[str]:
-    """As the paper's Table 1 has them, the ablations below."""
+    """In the order of the paper's Table 1, the ablations below."""
     found = set(experiments)
     return [*(e for e in MAIN if e in found), *sorted(found - set(MAIN))]
 
@@ -81,7 +110,7 @@ def errors(seeds: list[Predictions]) -> Float[np.ndarray, "k n 3"]:
 
 
 def summary(metrics: list[dict], by_seed: dict[int, Predictions]) -> dict:
-    """Means over the seeds; the interval of the MAE is of the studies, each by its mean over the seeds."""
+    """Means over the seeds. `mae_ci95` draws studies alone, each with its mean over the seeds."""
     absolute = np.abs(errors(list(by_seed.values()))).mean(axis=0)
     return {"seeds": sorted(by_seed), "n": len(absolute), **{name: {
         **{key: float(np.mean([m[name][key] for m in metrics])) for key in ("rmse", "sd", "mae", "r")},
@@ -105,17 +134,17 @@ def decided(before: Float[np.ndarray, "k n"], after: Float[np.ndarray, "m n"]) -
     return {**result, "verdict": statistics.verdict(result["rmse_ratio_ci95"])}
 
 
-def calibrated(validation: Predictions, test: Predictions) -> dict:
-    """Coverage on the test studies before and after a factor fitted on the validation studies."""
+def calibrated(test: Predictions, calibration: Calibration) -> dict:
+    """Coverage on the test studies of the deviations as predicted, which the model has multiplied by the `factor` of
+    its validation studies, and of those without it (`_raw`); the volumes' CRPS likewise."""
     result = {}
     for k, name in enumerate(MEASURES):
-        (before, before_std), (error, std) = (
-            tuple(a[np.isfinite(p["predicted"][:, k]), k] for a in (p["predicted"] - p["truth"], p["std"]))
-            for p in (validation, test))
-        factor = statistics.recalibration(before, before_std)
-        result[name] = {"factor": factor, "coverage": statistics.coverage(error, std),
-                        "coverage_recalibrated": statistics.coverage(error, factor * std)}
+        defined = np.isfinite(test["predicted"][:, k])
+        mean, truth, std = (test[kind][defined, k] for kind in ("predicted", "truth", "std"))
+        factor = float(calibration.factor[k])
+        result[name] = {"factor": factor, "coverage_raw": statistics.coverage(mean - truth, std / factor),
+                        "coverage": statistics.coverage(mean - truth, std)}
         if name != "ef":
-            result[name]["crps"] = statistics.crps(test["predicted"][:, k], factor * test["std"][:, k],
-                                                   test["truth"][:, k])
+            result[name] |= {"crps_raw": statistics.crps(mean, std / factor, truth),
+                             "crps": statistics.crps(mean, std, truth)}
     return result

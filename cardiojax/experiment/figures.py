@@ -1,4 +1,4 @@
-"""An experiment in pictures: ratios to RSO, agreement (paper, Figs. 4 and 5), learning curves."""
+"""Figures of an experiment: ratios to the baselines, agreement (paper, Figs. 4 and 5), learning curves."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,7 +14,7 @@ SMOOTH = 20            # steps that a point of a training curve averages
 
 
 def ratios(comparisons: Mapping[str, dict], file: Path):
-    """RMSE of every experiment over RSO's with its interval, a panel for each dataset."""
+    """RMSE of every experiment over its main baseline's with its interval, a panel for each dataset."""
     names = [[n for n in ordered(found) if "against" in found[n]] for found in comparisons.values()]
     height = 1.2 + 0.42 * max(map(len, names))
     figure, axes = figures.subplots(1, len(names), (5.5 * len(names), height))
@@ -26,7 +26,8 @@ def ratios(comparisons: Mapping[str, dict], file: Path):
             axis.errorbar(values, at, xerr=np.abs(ends.T - values), fmt="o", markersize=4, capsize=2,
                           label=measure.upper(), color=("tab:blue", "tab:orange", "black")[k])
         axis.axvline(1, color="0.6", linewidth=1)
-        axis.set(title=dataset, yticks=range(len(shown)), yticklabels=shown, xlabel="RMSE / RSO's RMSE", xscale="log")
+        axis.set(title=dataset, yticks=range(len(shown)), xlabel="ratio of RMSE", xscale="log",
+                 yticklabels=[f"{n} / {found[n]['against']['baseline']}" for n in shown])
         ticks = [t for t in (0.25, 0.5, 0.75, 1, 1.5, 2, 3, 4) if axis.get_xlim()[0] <= t <= axis.get_xlim()[1]]
         axis.set_xticks(ticks, [f"{t:g}" for t in ticks])
         axis.set_xticks([], minor=True)

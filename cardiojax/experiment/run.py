@@ -12,7 +12,7 @@ from cardiojax import data
 from cardiojax.config import ExperimentConfig
 from cardiojax.errors import DataError
 from cardiojax.experiment import report as experiment_report
-from cardiojax.experiment.comparison import compare, masks_own
+from cardiojax.experiment.comparison import compare, masks_own, primary_endpoint
 from cardiojax.experiment.stages import ABLATIONS, Busy, NotMade, Stages
 from cardiojax.files import write_text
 from cardiojax.provenance import commit
@@ -45,9 +45,8 @@ def trainings(stages: Stages) -> dict[Training, Callable[[], Path]]:
     for seed in seeds:
         for dataset in datasets:
             rso(dataset, seed)
+            found["RSO-long", dataset, seed] = functools.partial(stages.long, dataset, seed)
             rsp("uniform", dataset, seed)
-    if config.ablations:
-        found |= {("RSO-long", dataset, 0): functools.partial(stages.long, dataset) for dataset in datasets}
     found |= {("RSA", dataset, seed): functools.partial(stages.rsa, seed) for seed in seeds for dataset in datasets}
     for name in ("uniform", *(ABLATIONS if config.ablations else ())):
         for dataset in datasets:
@@ -62,7 +61,7 @@ def label(experiment: str, cohort: str) -> str:
 
 
 def made(stages: Stages) -> Iterator[tuple[Training, Path, dict[str, dict]]]:
-    """Each training's run and metrics by split, as they are ready; what other processes are at comes later."""
+    """Each training's run and metrics by split, as they are ready; those that other processes make come later."""
     waiting, missing, told = trainings(stages), [], False
     while waiting:
         busy = dict(waiting)
@@ -88,9 +87,9 @@ def made(stages: Stages) -> Iterator[tuple[Training, Path, dict[str, dict]]]:
 
 
 def judged_on(stages: Stages, training: Training) -> dict[str, data.Split]:
-    """Test, validation (deviations are recalibrated on it) and, of a pretraining, its own validation."""
+    """The dataset's test studies and, of a pretraining, its own validation studies."""
     experiment, dataset, _ = training
-    found = {name: stages.splits[f"{dataset}:{name}"] for name in ("test", "validation")}
+    found = {"test": stages.splits[f"{dataset}:test"]}
     if experiment.startswith("SSO"):
         found["synthetic"] = stages.cohorts[experiment.partition("-")[2] or "uniform"]["validation"]
     return found
@@ -109,7 +108,7 @@ def run(config: ExperimentConfig, *, preset: str, first: str, second: str, data_
     result = {"settings": {"preset": preset, "first": first, "second": second, "commit": commit(),
                            "config": dataclasses.asdict(config)}}
     for (experiment, dataset, seed), path, metrics in made(stages):
-        where = {"seed": seed, "run": str(path.relative_to(stages.out))}
+        where = {"seed": seed, "run": str(path.relative_to(stages.out)), "updates": stages.updates(experiment)}
         found[dataset].setdefault(experiment, {})[seed] = metrics["test"] | where
         if "synthetic" in metrics:
             synthetic[experiment] = metrics["synthetic"] | where
@@ -122,6 +121,7 @@ def run(config: ExperimentConfig, *, preset: str, first: str, second: str, data_
     if "datasets" not in result:
         raise DataError(f"no training of the experiment is finished in {out}")
     result["comparisons"] = compare(stages.out, result["datasets"])
+    result["primary_endpoint"] = primary_endpoint(first, result["comparisons"])
     result["masks_own"] = {d: masks_own(stages.splits[f"{d}:train"], stages.splits[f"{d}:test"])
                            for d in result["datasets"]}
     write_text(stages.out / "experiment.json", json.dumps(result, indent=2))

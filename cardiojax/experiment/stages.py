@@ -2,7 +2,7 @@
 
 They are run folders and cohorts, each named after what it was made from (settings, data, parents). So a stopped
 experiment goes on where it was, and a changed setting redoes what depends on it and nothing else. Several processes may
-share one experiment, for instance one a GPU: each takes stages that no other is at.
+share one experiment, for instance one a GPU: each takes stages that no other is making.
 """
 
 import contextlib
@@ -26,14 +26,16 @@ from cardiojax.files import write_text
 from cardiojax.models import load
 from cardiojax.models.gaugan import GauganModel
 from cardiojax.provenance import commit
-from cardiojax.synthesis import build as synthesize
+from cardiojax.synthesis.build import VERSION, CohortSettings, build_cohort
+from cardiojax.synthesis.subset import write_half
 from cardiojax.train import gaugan, sfera
 from cardiojax.units import ef_percent
 
 log = logging.getLogger("cardiojax")
 
 DONE = "stage.json"        # in a finished stage's folder: what it was made from, and the seconds it took
-ABLATIONS = {"half": "uniform", "as_first": "as:first", "warp": "uniform"}      # cohorts besides the main one
+ABLATIONS = ("half", "as_first", "warp")        # cohorts besides the main one, "uniform"
+JUDGE_SEED = 1             # of the RSO that judges the generator; seed 0 may lend it its features
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,11 +47,11 @@ class Cohort:
 
 
 class NotMade(Exception):
-    """A stage that is not there and shall not be made."""
+    """A stage is not there, and `make` is False."""
 
 
 class Busy(Exception):
-    """A stage that another process is at."""
+    """Another process is making a stage."""
 
 
 class Stages:
@@ -89,7 +91,8 @@ class Stages:
 
     @contextlib.contextmanager
     def held(self, folder: Path, wait: bool = False) -> Iterator[None]:
-        """While this process alone is at `folder`; the lock goes with the process. Raises Busy without `wait`."""
+        """Hold the lock of `folder`, which ends with the process. Raises Busy where another process has it, unless
+        `wait`."""
         file = self.out / "locks" / "_".join(folder.relative_to(self.out).parts)
         file.parent.mkdir(parents=True, exist_ok=True)
         try:
@@ -109,15 +112,22 @@ class Stages:
                     report.evaluate(load(run), split, folder)
         return json.loads((folder / "metrics.json").read_text())
 
+    def updates(self, experiment: str) -> int:
+        """How often an experiment's weights are updated, from random ones on."""
+        kind, _, variant = experiment.partition("-")
+        pretraining, finetuning = self.config.pretraining_steps, self.finetuning.steps
+        if kind in ("SSO", "RSP"):
+            return pretraining if kind == "SSO" else pretraining + finetuning
+        return pretraining + finetuning if variant == "long" else self.config.sfera.steps
+
     def rso(self, dataset: str, seed: int) -> Path:
         """Real studies only."""
         return self.sfera(f"rso_{folder_name(dataset)}_{seed}", f"{dataset}:train", seed, self.config.sfera)
 
-    def long(self, dataset: str) -> Path:
-        """Real studies only, for as many steps as pretraining and finetuning take together."""
-        steps = self.config.pretraining_steps + self.finetuning.steps
-        return self.sfera(f"long_{folder_name(dataset)}", f"{dataset}:train", 0,
-                          dataclasses.replace(self.config.sfera, steps=steps))
+    def long(self, dataset: str, seed: int) -> Path:
+        """Real studies only, for as many updates as pretraining and finetuning take together."""
+        return self.sfera(f"long_{folder_name(dataset)}_{seed}", f"{dataset}:train", seed,
+                          dataclasses.replace(self.config.sfera, steps=self.updates("RSO-long")))
 
     def rsa(self, seed: int) -> Path:
         """Both real datasets together, no pretraining."""
@@ -140,51 +150,62 @@ class Stages:
 
     def sfera(self, name: str, training: str, seed: int, settings: SferaConfig, init: Path | None = None) -> Path:
         """One training on real studies."""
-        validation = f"{training.partition(':')[0]}:validation"
+        validation = data.default_validation(training)
         made_from = {"task": "sfera", "config": dataclasses.asdict(settings), "seed": seed,
-                     "data": [self.digests[s] for s in (*training.split(","), validation)],
+                     "data": [self.digests[s] for s in (*training.split(","), *validation.split(","))],
                      "parent": init and init.name}
         return self.stage(name, made_from, lambda run: sfera.train(
             settings, preset=self.preset, training=training, validation=validation, data_dir=self.data_dir, run=run,
             init=init, seed=seed))
 
     def gaugan(self) -> Path:
-        """The generator: the training split of the first dataset is all that it sees."""
-        judge = self.rso(self.first, 0)
+        """The generator: the training split of the first dataset is all that it sees. It is judged by a network of
+        another seed than the one whose features it is trained to match."""
+        features = self.rso(self.first, 0) if self.config.own_features else None
+        judge = self.rso(self.first, JUDGE_SEED)
         settings = self.config.gaugan
-        if self.config.own_features:
-            settings = dataclasses.replace(settings, perceptual=f"sfera:{judge}")
+        if features:
+            settings = dataclasses.replace(settings, perceptual=f"sfera:{features}")
         made_from = {"task": "gaugan", "config": dataclasses.asdict(self.config.gaugan), "judge": judge.name,
-                     "own_features": self.config.own_features,
+                     "own_features": features and features.name,
                      "data": [self.digests[f"{self.first}:{s}"] for s in ("train", "validation")]}
         return self.stage("gaugan", made_from, lambda run: gaugan.train(
             settings, preset=self.preset, training=f"{self.first}:train", validation=None, data_dir=self.data_dir,
             run=run, judge=judge, seed=0))
 
     def cohort(self, name: str) -> Cohort:
-        """The main cohort, "uniform", or one of `ABLATIONS`; descendants of the first dataset's patients."""
-        splits = {s: self.splits[f"{self.first}:{s}"] for s in ("train", "validation")}
-        size, painter = self.config.synthetic, None
-        if name in ("half", "as_first"):
-            size = size // 2
-        if name != "warp":
-            painter = self.gaugan()
-        settings = synthesize.Settings(ABLATIONS.get(name, "uniform").replace("first", self.first), size,
-                                       1 if name == "half" else 0)
-        made_from = {"task": "cohort", "settings": dataclasses.asdict(settings), "gaugan": painter and painter.name,
-                     "data": [self.digests[f"{self.first}:{s}"] for s in splits]}
-
-        def work(folder: Path):
-            generator = load(painter) if painter else None
-            assert generator is None or isinstance(generator, GauganModel)
-            synthesize.build(generator, splits, folder, settings, self.real_ef)
-
-        folder = self.stage(name, made_from, work, below="data/synthetic", inside=synthesize.VERSION)
+        """Descendants of the first dataset's patients: "uniform", the main one; or one of `ABLATIONS`. "half": a
+        random half of the main one's training studies; "as_first": half as many, with the first dataset's EF; "warp":
+        real images warped."""
+        folder = self.half() if name == "half" else self.synthesised(name)
         cohort = Cohort(name, folder.parent.name)
         if name not in self.cohorts:
             self.cohorts[name] = {s: data.open_split(f"synthetic/{cohort.config}:{s}", self.out / "data")
-                                  for s in splits}
+                                  for s in ("train", "validation")}
         return cohort
+
+    def synthesised(self, name: str) -> Path:
+        """A cohort of its own masks and images."""
+        splits = {s: self.splits[f"{self.first}:{s}"] for s in ("train", "validation")}
+        generator = None if name == "warp" else self.gaugan()
+        settings = (CohortSettings(f"as:{self.first}", self.config.synthetic // 2) if name == "as_first" else
+                    CohortSettings("uniform", self.config.synthetic))
+        made_from = {"task": "cohort", "settings": dataclasses.asdict(settings), "gaugan": generator and generator.name,
+                     "data": [self.digests[f"{self.first}:{s}"] for s in splits]}
+
+        def work(folder: Path):
+            model = load(generator) if generator else None
+            assert model is None or isinstance(model, GauganModel)
+            build_cohort(model, splits, folder, settings, self.real_ef)
+
+        return self.stage(name, made_from, work, below="data/synthetic", inside=VERSION)
+
+    def half(self) -> Path:
+        """Half of the main cohort's training studies at random (paper: "50 %"), its validation studies unchanged."""
+        whole = self.cohort("uniform")
+        return self.stage("half", {"task": "half", "cohort": whole.config, "seed": 0}, lambda folder: write_half(
+            self.cohorts["uniform"]["train"], self.out / "data/synthetic" / whole.config / VERSION, folder),
+            below="data/synthetic", inside=VERSION)
 
     def real_ef(self, name: str) -> np.ndarray:
         return ef_percent(*self.splits[f"{name}:train"].volumes_ml.T)

@@ -1,4 +1,4 @@
-"""Trained runs as values that predict. `load` opens one; nothing here knows how they were trained."""
+"""Trained models; `load` opens a run folder. Nothing here depends on `train`."""
 
 from pathlib import Path
 
@@ -10,7 +10,7 @@ __all__ = ["GauganModel", "SferaModel", "load"]
 
 
 def load(run: str | Path) -> SferaModel | GauganModel:
-    """Open a run folder, on whatever devices are here.
+    """Open a run folder, on any number of devices.
 
     `cardiojax.load("runs/rsp").predict("path/to/study").ef_percent`; `cardiojax.load("runs/gaugan").generate(masks)`.
     Raises RunError, in one line, where the folder is no run, is of another version or has no model yet.

@@ -19,7 +19,7 @@ from cardiojax.preparation import SIZE_PX
 from cardiojax.preparation.batch import halve_mask
 from cardiojax.units import LABELS
 
-OF_OLD = ("sparse",)       # settings of earlier runs that do not change what a network computes
+REMOVED_SETTINGS = ("sparse",)     # settings of earlier runs that do not change what a network computes
 BATCH = 16                 # images a call: a multiple of 16 masks, or the next power of two below
 
 
@@ -124,8 +124,8 @@ class GauganModel:
         out = np.empty((n, h, w, self.net.channels), np.float32)
         batch = min(BATCH, 1 << (n - 1).bit_length()) if n else 1
         for at in range(0, n, batch):
-            which = np.minimum(np.arange(at, at + batch), n - 1)       # the last batch is filled up with copies
-            images = self.apply(square[which], styles[which])
+            indices = np.minimum(np.arange(at, at + batch), n - 1)       # the last batch is filled up with copies
+            images = self.apply(square[indices], styles[indices])
             out[at:at + batch] = np.asarray(images)[:n - at, low[0]:low[0] + h, low[1]:low[1] + w]
         return out[..., 0] if self.net.channels == 1 else out
 
@@ -216,7 +216,7 @@ def read_model(path: Path, net: GauganNetConfig) -> tuple[nnx.State, nnx.State, 
 
 def net_config(config: dict) -> GauganNetConfig:
     """The network's settings out of config.json. Raises RunError where this version does not know one."""
-    settings = {k: v for k, v in config["net"].items() if k not in OF_OLD}
+    settings = {k: v for k, v in config["net"].items() if k not in REMOVED_SETTINGS}
     try:
         return GauganNetConfig(**settings)
     except (TypeError, KeyError) as error:

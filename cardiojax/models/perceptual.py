@@ -1,4 +1,4 @@
-"""The pretrained network whose features a GauGAN's images are matched in: VGG, our own encoder, or none."""
+"""The pretrained network of a GauGAN's perceptual loss: VGG, our own encoder, or none."""
 
 import dataclasses
 import os
@@ -54,17 +54,17 @@ class SferaFeatures:
 
 
 def load(config: GauganConfig) -> VggFeatures | SferaFeatures | None:
-    """The network that `config.perceptual` names. Raises RunError where its weights are not here."""
-    kind, _, where = config.perceptual.partition(":")
+    """The network that `config.perceptual` names. Raises RunError where its weights are missing."""
+    kind, _, source = config.perceptual.partition(":")
     if kind == "none":
         return None
     if kind == "sfera":
-        sfera = SferaModel.load(where)
+        sfera = SferaModel.load(source)
         if sfera.config.net.size_px != config.net.size_px:
-            raise RunError(f"{where} has images of {sfera.config.net.size_px} px, this GauGAN of "
+            raise RunError(f"{source} has images of {sfera.config.net.size_px} px, this GauGAN of "
                            f"{config.net.size_px}; features at two scales do not match")
         return SferaFeatures((sfera.params, sfera.stats), sfera.graph)
-    weights = {k: v for k, v in read_vgg(kind, Path(where) if where else None).items() if k.startswith("conv")}
+    weights = {k: v for k, v in read_vgg(kind, Path(source) if source else None).items() if k.startswith("conv")}
     return VggFeatures(weights, config.imagenet, jax_dtype(config.net.dtype))
 
 

@@ -1,4 +1,4 @@
-"""What a prediction says: volumes with deviations, and whether a person should look."""
+"""A study's predicted volumes with deviations, and the reasons why a person should look at it."""
 
 import dataclasses
 import math

@@ -1,9 +1,13 @@
-"""Bayesian ridge on SFERA's features: its mean and standard deviation in JAX (`train.ridge` fits it)."""
+"""Bayesian ridge on SFERA's features: its mean and standard deviation in JAX (`train.ridge` fits it).
+
+Products are of full float32 precision: a GPU's default, TF32, keeps three digits.
+"""
 
 from typing import NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
+from jax.lax import Precision
 from jaxtyping import Array, Float
 
 
@@ -21,19 +25,21 @@ class Ridge(NamedTuple):
     noise_var: Array
     residual_corr: Array
 
-    def predict(self, features: Float[Array, "n f"]) -> tuple[Float[Array, "n 2"], Float[Array, "n 2"]]:
+    def predict(self, features: Float[Array | np.ndarray, "n f"]) -> tuple[Float[Array, "n 2"], Float[Array, "n 2"]]:
         """Mean and standard deviation √((x − x̄)ᵀ Σ (x − x̄) + 1/α), as `BayesianRidge.predict(return_std=True)`."""
-        return features @ self.coef.T + self.intercept, jnp.sqrt(self.coefficient_variance(features) + self.noise_var)
+        mean = jnp.matmul(features, self.coef.T, precision=Precision.HIGHEST) + self.intercept
+        return mean, jnp.sqrt(self.coefficient_variance(features) + self.noise_var)
 
-    def coefficient_variance(self, features: Float[Array, "n f"]) -> Float[Array, "n 2"]:
+    def coefficient_variance(self, features: Float[Array | np.ndarray, "n f"]) -> Float[Array, "n 2"]:
         """(x − x̄)ᵀ Σ (x − x̄): the variance that comes from not knowing the coefficients. It grows with the distance
         from the studies of the fit."""
         centred = features - self.centre
-        return jnp.maximum(jnp.einsum("nf,kfg,ng->nk", centred, self.covariance, centred), 0.0)
+        return jnp.maximum(jnp.einsum("nf,kfg,ng->nk", centred, self.covariance, centred,
+                                      precision=Precision.HIGHEST), 0.0)
 
 
 class Calibration(NamedTuple):
-    """What the validation studies say of a ridge's deviations.
+    """Corrections of a ridge's deviations, from the validation studies.
 
     factor (3,): what the deviations of EDV, ESV and EF are multiplied by to explain the errors.
     far (): the largest share of `Ridge.coefficient_variance` in the noise among them; a study well above it is unlike

@@ -1,4 +1,4 @@
-"""A run folder as it is read: config.json, metrics.jsonl, and the arrays of model.npz as network states."""
+"""Reads a run folder: config.json, metrics.jsonl, and the arrays of model.npz as network states."""
 
 import json
 from pathlib import Path
@@ -48,8 +48,8 @@ def flatten(tree: Any, prefix: str = "") -> dict[str, np.ndarray]:
     return {prefix: np.asarray(tree)}
 
 
-def into_state(like: nnx.State, arrays: dict[str, np.ndarray], prefix: str) -> nnx.State:
-    """An NNX state of the shape of `like` from the arrays below `prefix`. Raises RunError where they do not fit."""
+def into_state(shapes: nnx.State, arrays: dict[str, np.ndarray], prefix: str) -> nnx.State:
+    """An NNX state of these shapes from the arrays below `prefix`. Raises RunError where they do not fit."""
     def fill(tree: dict, at: str) -> dict:
         out = {}
         for name, sub in tree.items():
@@ -63,6 +63,6 @@ def into_state(like: nnx.State, arrays: dict[str, np.ndarray], prefix: str) -> n
             out[name] = arrays[key]
         return out
 
-    state = jax.tree.map(lambda leaf: leaf, like)
-    nnx.replace_by_pure_dict(state, fill(nnx.to_pure_dict(like), prefix))
+    state = jax.tree.map(lambda leaf: leaf, shapes)
+    nnx.replace_by_pure_dict(state, fill(nnx.to_pure_dict(shapes), prefix))
     return state

@@ -1,4 +1,4 @@
-"""A trained SFERA: studies → volumes with deviations, as one jitted call of arrays that lie on the device."""
+"""A trained SFERA: studies → volumes with deviations, in one jitted call."""
 
 import dataclasses
 import functools
@@ -151,9 +151,8 @@ class SferaModel:
         def fields(kind, name):
             return kind(*(arrays[f"{name}/{f}"] for f in kind._fields))
 
-        try:                                            # runs of before calibration lack it
-            calibration = fields(Calibration, "calibration") if "calibration/factor" in arrays else UNCALIBRATED
-            readout = Readout(fields(Ridge, "ridge"), calibration, fields(Scaling, "scaling"))
+        try:
+            readout = Readout(fields(Ridge, "ridge"), stored_calibration(arrays), fields(Scaling, "scaling"))
             mean_predictor = arrays["mean_predictor"]
         except KeyError as error:
             raise RunError(f"{path / 'model.npz'} lacks {error}") from None
@@ -166,7 +165,7 @@ class SferaModel:
                         "mean_predictor": self.mean_predictor})
 
     def save(self, file: Path):
-        """Write model.npz, whole or not at all."""
+        """Write model.npz atomically."""
         write_arrays(file, self.arrays())
 
     def apply(self, batch: Batch) -> Volumes:
@@ -208,6 +207,18 @@ class SferaModel:
                 study.study_id, *map(float, mean[i]), float(ef[i]), *map(float, std[i]), float(ef_std[i]),
                 bool(reasons), "; ".join(reasons), *(p_below(limit, ef[i], ef_std[i]) for limit in (40, 50)),
                 *(study.frame_numbers or (None, None)))
+
+
+def calibration_of(run: Path) -> Calibration:
+    """What a run's deviations were multiplied by. Raises RunError where it has no model yet."""
+    return stored_calibration(read_arrays(run / "model.npz"))
+
+
+def stored_calibration(arrays: dict[str, np.ndarray]) -> Calibration:
+    """The calibration in the arrays of model.npz; runs of before calibration lack it."""
+    if "calibration/factor" not in arrays:
+        return UNCALIBRATED
+    return Calibration(*(arrays[f"calibration/{field}"] for field in Calibration._fields))
 
 
 def sfera_config(settings: dict) -> SferaConfig:

@@ -59,11 +59,11 @@ class SpadeBlock(nnx.Module):
         else:
             self.norm_s = self.conv_s = None
 
-    def __call__(self, x, where: LabelMap, train: bool, axis_name: str | None):
-        h = self.conv_0(leaky(self.norm_0(x, where, train, axis_name)))
-        h = self.conv_1(leaky(self.norm_1(h, where, train, axis_name)))
+    def __call__(self, x, label_map: LabelMap, train: bool, axis_name: str | None):
+        h = self.conv_0(leaky(self.norm_0(x, label_map, train, axis_name)))
+        h = self.conv_1(leaky(self.norm_1(h, label_map, train, axis_name)))
         if self.conv_s is not None and self.norm_s is not None:
-            x = self.conv_s(self.norm_s(x, where, train, axis_name))
+            x = self.conv_s(self.norm_s(x, label_map, train, axis_name))
         return x + h
 
 

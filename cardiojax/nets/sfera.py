@@ -17,7 +17,7 @@ TYPICAL_SLICES = 10.0      # keeps the summed features of a stack of the order o
 
 
 class SferaOutput(NamedTuple):
-    """volumes: (B, 2) EDV and ESV, scaled (see `train.sfera.Scaling`); features: (B, 256) what the ridge reads;
+    """volumes: (B, 2) EDV and ESV, scaled (see `models.sfera.Scaling`); features: (B, 256) what the ridge reads;
     areas: (B, S, 2) each slice's share of the volumes × 10, zero on padding (meaningful with readout "sum")."""
 
     volumes: Float[Array, "b 2"]
@@ -28,7 +28,8 @@ class SferaOutput(NamedTuple):
 class MaskedBatchNorm(nnx.Module):
     """Batch normalisation whose statistics weigh each image by `weight` (0 for padding), summed over replicas.
 
-    Kept are the running mean and mean square, so that statistics of several batches average exactly.
+    Kept are the running mean and mean square, so that statistics of several batches average exactly. Their difference
+    is the variance: the sums are of full float32 precision, also where a GPU's default is TF32.
     """
 
     def __init__(self, channels: int, epsilon: float = 1e-5):
@@ -42,8 +43,8 @@ class MaskedBatchNorm(nnx.Module):
         if train:
             x32 = x.astype(jnp.float32)
             count = weight.sum() * (x.shape[1] * x.shape[2])
-            total = jnp.einsum("nhwc,n->c", x32, weight)
-            total_square = jnp.einsum("nhwc,n->c", x32 * x32, weight)
+            total, total_square = (jnp.einsum("nhwc,n->c", values, weight, precision=jax.lax.Precision.HIGHEST)
+                                   for values in (x32, x32 * x32))
             if axis_name is not None:
                 count, total, total_square = jax.lax.psum((count, total, total_square), axis_name)
             count = jnp.maximum(count, 1.0)
@@ -103,7 +104,7 @@ class Sfera(nnx.Module):
         self.lstm = nnx.Bidirectional(*(
             nnx.RNN(nnx.OptimizedLSTMCell(spatial_features, lstm_features, rngs=rngs), return_carry=True, rngs=False)
             for _ in range(2)), return_carry=True, rngs=False)
-        self.head = nnx.Linear(2 * lstm_features, 2, use_bias=False, rngs=rngs)
+        self.head = nnx.Linear(2 * lstm_features, 2, use_bias=False, precision=jax.lax.Precision.HIGHEST, rngs=rngs)
         self.offset = nnx.Param(jnp.full(2, 0.3))
         self.readout, self.dtype, self.dropout, self.remat = readout, dtype, dropout, remat
 
@@ -123,7 +124,7 @@ class Sfera(nnx.Module):
                  ) -> SferaOutput:
         """frames in [0, 1]; the first `n_slices` of each stack are real. Padding changes nothing.
 
-        budget: a static bound on the real slices of the batch. Only that many are convolved (packed, then
+        slice_budget: a static bound on the real slices of the batch. Only that many are convolved (packed, then
         scattered back); None convolves the padding too.
         dropout_keys: one a study, while training; None drops nothing.
         """

@@ -29,7 +29,8 @@ class SpectralVector(nnx.BatchStat):
 class SpectralConv(nnx.Module):
     """A convolution with bias, optionally spectrally normalised: kernel / σ with σ = vᵀ·W·u.
 
-    u and v are constants of the forward pass; `power_iteration` moves them, once before every training pass.
+    u and v are constants of the forward pass; `power_iteration` moves them, once before every training pass. σ
+    divides all of a kernel, so its products are of full float32 precision (a GPU's default, TF32, keeps three digits).
     """
 
     bias: Any
@@ -51,17 +52,21 @@ class SpectralConv(nnx.Module):
     def power_iteration(self):
         """v ← Wᵀu / |Wᵀu|, u ← W v / |W v|, with W the kernel as (fout, side·side·fin); no gradient passes."""
         matrix = lax.stop_gradient(self.kernel[...]).reshape(-1, self.kernel.shape[-1])
-        v = _unit(matrix @ self.u[...])
+        v = _unit(_product(matrix, self.u[...]))
         self.v.set_value(v)                  # `[...] =` looks shardings up, which makes tracing slow
-        self.u.set_value(_unit(v @ matrix))
+        self.u.set_value(_unit(_product(v, matrix)))
 
     def __call__(self, x: Float[Array, "n h w i"]) -> Float[Array, "n p q o"]:
         kernel = self.kernel[...]
         if self.u is not None:
-            sigma = self.v[...] @ kernel.reshape(-1, kernel.shape[-1]) @ self.u[...]
+            sigma = _product(_product(self.v[...], kernel.reshape(-1, kernel.shape[-1])), self.u[...])
             kernel = kernel / sigma
         y = conv(x.astype(self.dtype), kernel.astype(self.dtype), self.stride, self.pad)
         return y if self.bias is None else y + self.bias[...].astype(self.dtype)
+
+
+def _product(a, b):
+    return jnp.matmul(a, b, precision=lax.Precision.HIGHEST)
 
 
 def _unit(x):
@@ -112,11 +117,11 @@ class Spade(nnx.Module):
         if norm != "instance":
             self.mean, self.variance = nnx.BatchStat(jnp.zeros(channels)), nnx.BatchStat(jnp.ones(channels))
 
-    def __call__(self, x: Float[Array, "n h w c"], where: LabelMap, train: bool, axis_name: str | None = None
+    def __call__(self, x: Float[Array, "n h w c"], label_map: LabelMap, train: bool, axis_name: str | None = None
                  ) -> Float[Array, "n h w c"]:
         weights = Weights(*(p[...].astype(self.dtype) for c in (self.shared, self.gamma_beta)
                             for p in (c.kernel, c.bias)))
-        gamma, beta = jnp.split(modulation(where.neighbourhoods, where.labels, weights), 2, axis=-1)
+        gamma, beta = jnp.split(modulation(label_map.neighbourhoods, label_map.labels, weights), 2, axis=-1)
         return self.normalised(x, train, axis_name) * (1 + gamma) + beta
 
     def normalised(self, x, train: bool, axis_name: str | None):

@@ -49,7 +49,7 @@ def activations(weights: Mapping[str, Array], images: Float[Array, "n h w 3"], w
 
 
 def imagenet_scaled(images: Float[Array, "n h w 3"]) -> Float[Array, "n h w 3"]:
-    """[−1, 1] → as ImageNet's networks were trained."""
+    """[−1, 1] → zero mean and unit variance over ImageNet, by channel."""
     return ((images + 1) / 2 - jnp.array(MEAN)) / jnp.array(STD)
 
 

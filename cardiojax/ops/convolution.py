@@ -74,8 +74,8 @@ def _winograd(x: Float[Array, "n h w i"], kernel: Float[Array, "3 3 i o"]) -> Fl
     tiles = [inputs([row[:, :, b:b + 2 * cols - 1:2] for b in range(4)])
              for row in inputs([padded[:, a:a + 2 * rows - 1:2] for a in range(4)])]
     kernels = _winograd_kernel(kernel)
-    products = [[t.reshape(-1, fin) @ k for t, k in zip(*both, strict=True)]
-                for both in zip(tiles, kernels, strict=True)]
+    products = [[t.reshape(-1, fin) @ k for t, k in zip(*row, strict=True)]
+                for row in zip(tiles, kernels, strict=True)]
     out = outputs([jnp.stack(outputs(row), axis=1) for row in products])
     out = jnp.stack(out, axis=1).reshape(n, rows, cols, 2, 2, -1).transpose(0, 1, 3, 2, 4, 5)
     return out.reshape(n, 2 * rows, 2 * cols, -1)[:, :h, :w]

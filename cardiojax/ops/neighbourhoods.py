@@ -51,7 +51,7 @@ def _room(labels: Int[Array, "n h w"]) -> int:
 
 
 def _no_table(labels: Int[Array, "n h w"]) -> Neighbourhoods:
-    """Of the same shapes; nobody reads it, so the compiler drops it."""
+    """Zeros of the shapes of `_table`, never read: the compiler drops them."""
     return Neighbourhoods(jnp.zeros(labels.shape, jnp.int32), jnp.zeros((_room(labels), 5, 5), jnp.int32),
                           jnp.zeros((), jnp.int32))
 
@@ -105,64 +105,64 @@ def rows(patches: Int[Array, "k 5 5"], weights: Weights) -> Float[Array, "k c2"]
     return hidden @ weights.gamma_beta.reshape(hidden.shape[1], -1) + weights.gamma_beta_bias
 
 
-def modulation(where: Neighbourhoods | None, labels: Int[Array, "n h w"], weights: Weights
+def modulation(table: Neighbourhoods | None, labels: Int[Array, "n h w"], weights: Weights
                ) -> Float[Array, "n h w c2"]:
     """γ|β of every pixel: `dense`, or the same looked up in the table of `neighbourhoods`."""
-    return dense(labels, weights) if where is None else _modulation(where, labels, weights)
+    return dense(labels, weights) if table is None else _modulation(table, labels, weights)
 
 
 @jax.custom_vjp
-def _modulation(where: Neighbourhoods, labels: Int[Array, "n h w"], weights: Weights) -> Float[Array, "n h w c2"]:
-    def densely(where, labels, weights):
+def _modulation(table: Neighbourhoods, labels: Int[Array, "n h w"], weights: Weights) -> Float[Array, "n h w c2"]:
+    def densely(table, labels, weights):
         return dense(labels, weights)
 
-    def looked_up(where, labels, weights):
-        return lax.cond(where.count <= len(where.patches), _looked_up, densely, where, labels, weights)
+    def looked_up(table, labels, weights):
+        return lax.cond(table.count <= len(table.patches), _looked_up, densely, table, labels, weights)
 
-    return lax.platform_dependent(where, labels, weights, cpu=looked_up, default=densely)
+    return lax.platform_dependent(table, labels, weights, cpu=looked_up, default=densely)
 
 
-def _chunks(where: Neighbourhoods) -> tuple[int, Array]:
+def _chunks(table: Neighbourhoods) -> tuple[int, Array]:
     """Size and number of the chunks in use."""
-    size = min(CHUNK, len(where.patches))
-    return size, (where.count + size - 1) // size
+    size = min(CHUNK, len(table.patches))
+    return size, (table.count + size - 1) // size
 
 
-def _looked_up(where: Neighbourhoods, labels, weights: Weights):
+def _looked_up(table: Neighbourhoods, labels, weights: Weights):
     size, chunks = _chunks(where)
 
-    def fill(i, table):
-        patches = lax.dynamic_slice_in_dim(where.patches, i * size, size)
-        return lax.dynamic_update_slice_in_dim(table, rows(patches, weights), i * size, 0)
+    def fill(i, values):
+        patches = lax.dynamic_slice_in_dim(table.patches, i * size, size)
+        return lax.dynamic_update_slice_in_dim(values, rows(patches, weights), i * size, 0)
 
-    empty = jnp.zeros((len(where.patches), weights.gamma_beta.shape[-1]), weights.shared.dtype)
-    return jnp.take(lax.fori_loop(0, chunks, fill, empty), where.index, axis=0, mode="clip")
+    empty = jnp.zeros((len(table.patches), weights.gamma_beta.shape[-1]), weights.shared.dtype)
+    return jnp.take(lax.fori_loop(0, chunks, fill, empty), table.index, axis=0, mode="clip")
 
 
-def _modulation_forward(where, labels, weights):
-    return _modulation(where, labels, weights), (where, labels, weights)
+def _modulation_forward(table, labels, weights):
+    return _modulation(table, labels, weights), (table, labels, weights)
 
 
 def _modulation_backward(residuals, g):
-    def densely(where, labels, weights, g):
+    def densely(table, labels, weights, g):
         return jax.vjp(lambda w: dense(labels, w), weights)[1](g)[0]
 
-    def looked_up(where, labels, weights, g):
-        return lax.cond(where.count <= len(where.patches), _looked_up_gradient, densely, where, labels, weights, g)
+    def looked_up(table, labels, weights, g):
+        return lax.cond(table.count <= len(table.patches), _looked_up_gradient, densely, table, labels, weights, g)
 
     return None, None, lax.platform_dependent(*residuals, g, cpu=looked_up, default=densely)
 
 
-def _looked_up_gradient(where: Neighbourhoods, labels, weights: Weights, g) -> Weights:
+def _looked_up_gradient(table: Neighbourhoods, labels, weights: Weights, g) -> Weights:
     size, chunks = _chunks(where)
-    d_table = jnp.zeros((len(where.patches), g.shape[-1]), jnp.float32).at[where.index.reshape(-1)].add(
+    d_table = jnp.zeros((len(table.patches), g.shape[-1]), jnp.float32).at[table.index.reshape(-1)].add(
         g.reshape(-1, g.shape[-1]).astype(jnp.float32), mode="drop")
 
     def add(i, sums):
-        patches = lax.dynamic_slice_in_dim(where.patches, i * size, size)
+        patches = lax.dynamic_slice_in_dim(table.patches, i * size, size)
         dy = lax.dynamic_slice_in_dim(d_table, i * size, size).astype(g.dtype)
-        here, = jax.vjp(lambda w: rows(patches, w), weights)[1](dy)
-        return jax.tree.map(lambda total, part: total + part.astype(jnp.float32), sums, here)
+        gradient, = jax.vjp(lambda w: rows(patches, w), weights)[1](dy)
+        return jax.tree.map(lambda total, part: total + part.astype(jnp.float32), sums, gradient)
 
     zeros = jax.tree.map(lambda w: jnp.zeros(w.shape, jnp.float32), weights)
     sums = lax.fori_loop(0, chunks, add, zeros)

@@ -1,4 +1,4 @@
-"""Padded stacks of slices, of which the real ones alone are worth a convolution."""
+"""Encodes the real slices of padded stacks only."""
 
 from collections.abc import Callable
 

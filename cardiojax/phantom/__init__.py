@@ -1,4 +1,4 @@
-"""The embedded cohort: procedural short-axis studies with known masks and volumes, for a house without data.
+"""The embedded cohort: procedural short-axis studies with known masks and volumes, to work on without any data.
 
 `study("dsb_like", 7)` is always the same study. Two variants differ as the paper's two datasets do.
 """

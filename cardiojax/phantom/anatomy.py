@@ -27,9 +27,10 @@ class Variant:
 
 # After the paper's Fig. 1a and 1b and its Methods: Dataset 1 has a wide, left-skewed EF, Dataset 2 a narrow one.
 VARIANTS = {
-    "dsb_like": Variant((61, 8, 10, 80), 0.14, (160, 50, 60, 420), (10.0, 10.0, 10.0, 9.0), 8.0, (0.9, 1.7), 0.28,
-                        0.035),
-    "ukb_like": Variant((59, 6, 35, 78), 0.01, (148, 32, 75, 280), (8.0, 8.0, 10.0), 8.0, (1.8, 2.1), 0.36, 0.02),
+    "dsb_like": Variant((61.0, 8.0, 10.0, 80.0), 0.14, (160.0, 50.0, 60.0, 420.0), (10.0, 10.0, 10.0, 9.0), 8.0,
+                        (0.9, 1.7), 0.28, 0.035),
+    "ukb_like": Variant((59.0, 6.0, 35.0, 78.0), 0.01, (148.0, 32.0, 75.0, 280.0), (8.0, 8.0, 10.0), 8.0, (1.8, 2.1),
+                        0.36, 0.02),
 }
 
 
@@ -85,7 +86,7 @@ class Shape:
     ed_radius: float
 
     def inside_depth(self, z: float) -> bool:
-        return self.base <= z <= self.base + self.length
+        return bool(self.base <= z <= self.base + self.length)
 
     def profile(self, z: float, length: float) -> float:
         """Radius at depth z as a share of the largest; 0 beyond the apex."""
@@ -123,18 +124,18 @@ def draw(rng: np.random.Generator, mean: float, sd: float, low: float, high: flo
 
 
 def sample_subject(variant: Variant, seed: int) -> Subject:
-    """The heart that belongs to a seed: the same for ever."""
+    """The heart that belongs to a seed: always the same one."""
     rng = np.random.default_rng(seed)
     low = rng.random() < variant.low_ef_share
     ef = rng.uniform(12, 42) if low else draw(rng, *variant.ef_percent)
     edv = draw(rng, *variant.edv_ml) * (rng.uniform(1.05, 1.7) if low else 1.0)
-    length = draw(rng, 88, 7, 70, 110) * (edv / 150) ** 0.28
+    length = draw(rng, 88.0, 7.0, 70.0, 110.0) * (edv / 150) ** 0.28
     return Subject(
-        edv_ml=min(edv, 520.0), ef=ef / 100, length=length, wall=draw(rng, 8.5, 1.6, 5.5, 14),
+        edv_ml=min(edv, 520.0), ef=ef / 100, length=length, wall=draw(rng, 8.5, 1.6, 5.5, 14.0),
         descent=0.13 * length * min(1.0, ef / 60) * rng.uniform(0.7, 1.1),
         ellipticity=rng.uniform(0, 0.07), tilt=rng.uniform(0, np.pi), fourier=rng.normal(0, 0.012, (4, 2)),
         hypokinesis=(rng.uniform(0.2, 0.8) if ef < 50 else 0.0, rng.uniform(-np.pi, np.pi)),
-        rv_angle=np.pi + rng.uniform(-0.35, 0.35), rv_size=draw(rng, 34, 4, 25, 46) * (edv / 150) ** 0.15,
+        rv_angle=np.pi + rng.uniform(-0.35, 0.35), rv_size=draw(rng, 34.0, 4.0, 25.0, 46.0) * (edv / 150) ** 0.15,
         papillary=np.array([rng.uniform(0.5, 1.0), rng.uniform(2.0, 2.6)]),
         centre=(rng.uniform(-12, 12), rng.uniform(-8, 16)),
         axis_drift=(rng.uniform(-4, 10), rng.uniform(-4, 10)),

@@ -26,6 +26,7 @@ FAULTS = {
     "mixed_size": "one slice on a smaller matrix",
     "mixed_spacing": "one slice at 1.5 times the pixel spacing",
     "rotated": "one slice with rows and columns exchanged, and its orientation with them",
+    "first_rotated": "the same of the first slice",
     "one_series": "all slices in one series, told apart by the third number of the name",
     "trials": "one slice recorded twice within its series, frames numbered on",
     "missing_frames": "one slice without its second half of the cycle",
@@ -57,6 +58,8 @@ def write_study(root: Path, variant: str, index: int, study_id: str, phases: int
     for _ in range(rounds):
         for s, depth in enumerate(phantom.slice_depths_mm(heart)):
             fault = faults if s == 3 else faults & {"slice_location", "one_series"}
+            if s == 0 and "first_rotated" in faults:
+                fault = fault | {"rotated"}
             writer.slice(frames[s], depth, fault, part=s + 1)
             if s == 2 and "duplicate" in faults:
                 writer.slice(frames[s], depth, set())

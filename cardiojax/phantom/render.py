@@ -66,7 +66,7 @@ class Body:
         self.wall_tilt, self.diaphragm = rng.uniform(-0.55, -0.1), size + rng.uniform(-14, 2)
         self.dome = rng.uniform(-25, 10)
         self.stomach = rng.random() < 0.6
-        self.texture = [grid.smooth_noise(rng, mm) for mm in (30, 12, 6)]
+        self.texture = [grid.smooth_noise(rng, mm) for mm in (30.0, 12.0, 6.0)]
         self.vessels = rng.uniform(-1, 1, (14, 3))
         self.aorta = (rng.uniform(45, 70), rng.uniform(35, 60), rng.uniform(9, 13))
 
@@ -87,7 +87,7 @@ class Body:
             r = g.radius(self.diaphragm + 22 + 18 * y, -50 + 45 * x)
             paint(image, g.cover(r - (1.5 + 2 * abs(size))) * g.cover(-depth), 0.75)
         if self.stomach:
-            r = g.radius(self.diaphragm + 22 - 0.1 * z, 58)
+            r = g.radius(self.diaphragm + 22 - 0.1 * z, 58.0)
             paint(image, g.cover(r - 20 - 1.5 * t[0]) * g.cover(-depth), 0.12 + 0.05 * t[1])
         chest = -self.wall_depth + self.wall_tilt * g.cols + 0.0016 * g.cols**2
         chest = chest - g.rows + 1.5 * t[0]              # > 0 in front of the inner chest wall
@@ -122,7 +122,7 @@ def heart(image: np.ndarray, body: Body, shape: Shape, z: float, myocardium: flo
         paint(image, g.cover(rv - 3.5, 1.2), myocardium + 0.03)
         paint(image, g.cover(rv, 1.3), BLOOD * (0.95 + 0.03 * t[1]))
         spots = np.sin(g.rows / 2.3 + 2 * t[1]) * np.sin(g.cols / 2.6 + 2 * t[0])
-        paint(image, g.cover(rv, 1.3) * g.cover(-rv - 9, 4) * (spots > 0.35) * 0.5, myocardium)
+        paint(image, g.cover(rv, 1.3) * g.cover(-rv - 9, 4.0) * (spots > 0.35) * 0.5, myocardium)
     if above:
         atrium, outflow = 0.80 * reach, 0.36 * reach
         paint(image, g.cover(np.hypot((g.rows - row - 4) * 1.15, g.cols - col - 5) - atrium - 2), myocardium + 0.05)

@@ -91,4 +91,5 @@ def trim(study: Study) -> Study:
     if not len(has_lv):
         raise StudyError(f"study {study.study_id}: no LV in the masks, so no base and apex to trim to")
     keep = slice(has_lv[0], has_lv[-1] + 1)
-    return study.replace(frames=study.frames[keep], masks=study.masks[keep])
+    positions = None if study.positions_mm is None else study.positions_mm[keep]
+    return study.replace(frames=study.frames[keep], masks=study.masks[keep], positions_mm=positions)

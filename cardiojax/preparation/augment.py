@@ -2,6 +2,7 @@
 
 import jax
 import jax.numpy as jnp
+from jax.scipy.ndimage import map_coordinates
 from jaxtyping import Array, Float, Int, UInt8
 
 from cardiojax.config import AffineConfig, AugmentConfig
@@ -29,10 +30,10 @@ def _augment_study(key, frames, n, volumes, areas, config: AugmentConfig):
     reverse = jax.random.bernoulli(k[0]) & config.reverse
     frames, areas = reverse_slices(frames, n, reverse), reverse_slices(areas, n, reverse)
     place = _placement(k[1:5], config, frames.shape[1])
-    scale, warped = place[2], warp(frames, *place)
+    scale, moved = place[2], affine(frames, *place)
     gamma, contrast = (jnp.exp(_uniform(k[i], config.intensity)) for i in (5, 6))
     brightness = _uniform(k[7], config.intensity / 2)
-    images = jnp.clip((warped**gamma - 0.5) * contrast + 0.5 + brightness, 0.0, 1.0)
+    images = jnp.clip((moved**gamma - 0.5) * contrast + 0.5 + brightness, 0.0, 1.0)
     return images, volumes * scale**2, areas * scale**2
 
 
@@ -48,7 +49,7 @@ def augment_frames(keys: Array, images: UInt8[Array, "b h w"], masks: UInt8[Arra
 def _augment_frame(key, image, mask, config: AffineConfig):
     place = _placement(jax.random.split(key, 4), config, len(image))
     planes = jnp.concatenate([image[..., None] / 255.0, jax.nn.one_hot(mask, len(LABELS))], axis=-1)
-    moved = warp(255.0 * planes[None], *place, reflect=True)[0]
+    moved = affine(255.0 * planes[None], *place, reflect=True)[0]
     return moved[..., 0], jnp.argmax(moved[..., 1:], axis=-1)
 
 
@@ -57,7 +58,7 @@ def _uniform(key, bound):
 
 
 def _placement(k, config: AffineConfig, size_px: int):
-    """Random angle (radians), mirror (±1), scale and shift (pixels), as `warp` takes them."""
+    """Random angle (radians), mirror (±1), scale and shift (pixels), as `affine` takes them."""
     scale = jnp.exp(_uniform(k[0], jnp.log1p(config.scale)))
     mirror = jnp.where(jax.random.bernoulli(k[1]) & config.flip, -1.0, 1.0)
     angle = jnp.deg2rad(_uniform(k[2], config.rotation_deg))
@@ -71,29 +72,21 @@ def reverse_slices(stack: Array, n: Int[Array, ""], reverse) -> Array:
     return jnp.take(stack, jnp.where(reverse & (at < n), n - 1 - at, at), axis=0)
 
 
-def warp(frames: Array, angle, mirror, scale, shift, reflect: bool = False) -> Float[Array, "s h w c"]:
+def affine(frames: Array, angle, mirror, scale, shift, reflect: bool = False) -> Float[Array, "s h w c"]:
     """Rotate by `angle` (radians), mirror (±1), scale and shift (pixels) about the centre: bilinear; 0–255 to 0–1.
 
     frames: (S, H, W, C). Outside of them is 0, or their reflection.
     """
-    s, h, w, c = frames.shape
+    h, w = frames.shape[1:3]
     rows, cols = jnp.meshgrid(jnp.arange(h) - (h - 1) / 2, jnp.arange(w) - (w - 1) / 2, indexing="ij")
     cos, sin = jnp.cos(angle) / scale, jnp.sin(angle) / scale
     y = cos * rows - sin * cols + (h - 1) / 2 + shift[0]
     x = mirror * (sin * rows + cos * cols) + (w - 1) / 2 + shift[1]
-    if reflect:
-        y, x = ((n - 1) - jnp.abs((n - 1) - jnp.abs(at)) for n, at in ((h, y), (w, x)))
-    pixels = frames.transpose(1, 2, 0, 3).reshape(h * w, s * c)
-    y0, x0 = jnp.floor(y), jnp.floor(x)
-    out = jnp.zeros((h * w, s * c))
-    for dy in (0, 1):
-        for dx in (0, 1):
-            row, col = (y0 + dy).astype(jnp.int32), (x0 + dx).astype(jnp.int32)
-            weight = (1 - jnp.abs(y - row)) * (1 - jnp.abs(x - col))
-            inside = (row >= 0) & (row < h) & (col >= 0) & (col < w)
-            at = (jnp.clip(row, 0, h - 1) * w + jnp.clip(col, 0, w - 1)).reshape(-1)
-            out += (weight * inside).reshape(-1, 1) * jnp.take(pixels, at, axis=0)
-    return out.reshape(h, w, s, c).transpose(2, 0, 1, 3) / 255.0
+
+    def sampled(plane):
+        return map_coordinates(plane, (y, x), order=1, mode="mirror" if reflect else "constant")
+
+    return jax.vmap(jax.vmap(sampled, in_axes=-1, out_axes=-1))(frames.astype(jnp.float32)) / 255.0
 
 
 def view(frames: UInt8[Array, "b s h w 2"], n_slices: Int[Array, " b"], which: int) -> Float[Array, "b s h w 2"]:

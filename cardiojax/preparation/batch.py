@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import jax
 import numpy as np
@@ -11,6 +12,8 @@ from jaxtyping import UInt8
 from cardiojax import units
 from cardiojax.preparation import SIZE_PX
 from cardiojax.study import Study
+
+Leaf = Any           # an array here or on a device, or what JAX puts in its place (a shape, a sharding)
 
 
 @functools.partial(jax.tree_util.register_dataclass,
@@ -27,12 +30,12 @@ class Batch:
     slice_budget: static bound on the real slices that one device gets of this batch (`ops.packing`); None: unknown.
     """
 
-    frames: np.ndarray
-    n_slices: np.ndarray
-    slice_spacing_mm: np.ndarray
-    volumes_ml: np.ndarray
-    area_mm2: np.ndarray
-    real: np.ndarray
+    frames: Leaf
+    n_slices: Leaf
+    slice_spacing_mm: Leaf
+    volumes_ml: Leaf
+    area_mm2: Leaf
+    real: Leaf
     slice_budget: int | None = None
 
 

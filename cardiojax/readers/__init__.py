@@ -77,7 +77,7 @@ def find_studies(path: Path) -> list[Path]:
 
 
 def studies_below(folder: Path) -> Iterator[Path]:
-    """Also a folder without any folder or study in it: whoever reads it says what is wrong with it."""
+    """Also a folder with neither folders nor studies in it: its reader says what is wrong with it."""
     for path in sorted(folder.iterdir()):
         if is_study(path):
             yield path

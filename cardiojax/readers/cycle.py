@@ -1,4 +1,4 @@
-"""The ES frame of a cine that nobody annotated."""
+"""The ES frame of a cine without annotation."""
 
 from collections.abc import Sequence
 
@@ -8,13 +8,13 @@ from jaxtyping import Float
 CYCLE = (0.15, 0.65)       # share of the cycle, from the R wave, in which ES is looked for
 
 
-def middle(slices: Sequence) -> Sequence:
+def middle(slices: Sequence | np.ndarray) -> Sequence | np.ndarray:
     """The middle third of the slices, one at least: where the wall moves most in the plane."""
     third = len(slices) // 3
     return slices[third: max(third + 1, 2 * len(slices) // 3)]
 
 
-def es_phase(cines: Sequence[Float[np.ndarray, "t h w"]]) -> int:
+def es_phase(cines: Sequence[Float[np.ndarray, "t h w"]] | Float[np.ndarray, "s t h w"]) -> int:
     """The phase (from 0, which is ED) that differs most from ED over the central half of these slices (`middle`).
 
     cines: all of the same number of phases, three or more. `benchmarks/es_rule.py` measures it on the phantom.

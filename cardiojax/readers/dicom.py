@@ -65,7 +65,7 @@ def read_dicom_study(path: Path, frames: tuple[int, int] | None = None, masks: t
     images = read_headers(path, study_id)
     if series or not all(i.path.parent.name.startswith("sax_") for i in images):     # that name says what they are
         images = short_axis(images, study_id, series)
-    acquisitions = group(images, study_id)
+    acquisitions, normal = group(images, study_id)
     ed, es = frames or find_ed_es(acquisitions, study_id)
     complete = []
     for a in acquisitions:
@@ -74,7 +74,7 @@ def read_dicom_study(path: Path, frames: tuple[int, int] | None = None, masks: t
             log.warning("study %s: slice %s dropped: no %s frame", study_id, a.name, " and no ".join(missing))
         else:
             complete.append(a)
-    kept = order_base_to_apex(deduplicate(complete, study_id), study_id)
+    kept = order_base_to_apex(deduplicate(complete, study_id), normal, study_id)
     slices = [s for a in kept if (s := decode(a, ed, es, study_id))]
     if kept and not slices:
         raise StudyError(f"study {study_id}: the pixels of none of {len(kept)} slices can be read (see the log)")
@@ -91,11 +91,16 @@ def read_dicom_study(path: Path, frames: tuple[int, int] | None = None, masks: t
     check_slice_location(kept, positions, study_id)
     spacing_mm, gaps = geometry.slice_spacing_mm(positions, study_id, kept[0].images[0].thickness_mm)
     return Study(study_id=study_id, frames=np.stack(pixels), masks=labels, slice_spacing_mm=spacing_mm,
-                 pixel_spacing_mm=planes[0].spacing_mm, frame_numbers=(ed, es), notes=tuple(gaps))
+                 positions_mm=positions, pixel_spacing_mm=planes[0].spacing_mm, frame_numbers=(ed, es),
+                 notes=tuple(gaps))
 
 
-def group(images: list[Image], study_id: str) -> list[Acquisition]:
-    """Images → slices: non-parallel planes dropped, one acquisition a series, part and position."""
+def group(images: list[Image], study_id: str) -> tuple[list[Acquisition], np.ndarray]:
+    """Images → slices: non-parallel planes dropped, one acquisition a series, part and position.
+
+    Also the normal that the positions are measured along. Slices with rows and columns exchanged have the opposite
+    one, so whatever depends on the direction must use this and no slice's own.
+    """
     normals = np.stack([i.plane.normal for i in images])
     votes = (np.abs(normals @ normals.T) > PARALLEL).sum(axis=1)
     reference = normals[votes.argmax()]
@@ -120,11 +125,11 @@ def group(images: list[Image], study_id: str) -> list[Acquisition]:
             phases = phases[-expected:]
         out.append(Acquisition(tuple(sorted(phases, key=lambda i: (i.trigger_ms, i.order))),
                                float(np.mean([p for _, p in members]))))
-    return sorted(out, key=lambda a: a.order)
+    return sorted(out, key=lambda a: a.order), reference
 
 
 def find_ed_es(acquisitions: list[Acquisition], study_id: str) -> tuple[int, int]:
-    """Phases of ED and ES where nobody names them: ED is the first after the R wave.
+    """Phases of ED and ES where they are not given: ED is the first after the R wave.
 
     Of two phases the second is ES, of a whole cine `cycle.es_phase`.
     """
@@ -171,12 +176,12 @@ def deduplicate(acquisitions: list[Acquisition], study_id: str) -> list[Acquisit
     return kept[::-1]
 
 
-def order_base_to_apex(acquisitions: list[Acquisition], study_id: str) -> list[Acquisition]:
+def order_base_to_apex(acquisitions: list[Acquisition], normal: np.ndarray, study_id: str) -> list[Acquisition]:
+    """`normal`: the one that the positions are measured along (`group`)."""
     if len(acquisitions) < 2:
         return acquisitions
     positions = np.array([a.position_mm for a in acquisitions])       # acquisitions stand in acquired order
     ranks = np.arange(len(positions)) - (len(positions) - 1) / 2
-    normal = acquisitions[0].images[0].plane.normal
     sign = geometry.towards_apex(normal, study_id, float(ranks @ (positions - positions.mean())))
     return sorted(acquisitions, key=lambda a: sign * a.position_mm)
 
@@ -188,7 +193,7 @@ def decode(a: Acquisition, ed: int, es: int, study_id: str) -> tuple[Acquisition
         if bad := int((~np.isfinite(frames)).sum()):
             raise ValueError(f"{bad} pixels are NaN or infinite")
         return a, frames
-    except Exception as error:                          # pydicom and its decoders raise whatever they stumble on
+    except Exception as error:                          # pydicom and its decoders raise many kinds
         log.warning("study %s: slice %s dropped: pixels unreadable (%s)", study_id, a.name, one_line(error))
         return None
 

@@ -59,7 +59,7 @@ def read_headers(path: Path, study_id: str) -> list[Image]:
             images.append(read_header(file))
         except (pydicom.errors.InvalidDicomError, OSError, EOFError) as error:
             log.warning("study %s: file %s dropped: not DICOM (%s)", study_id, file.name, one_line(error))
-        except Exception as error:                      # pydicom raises whatever its parser stumbles on
+        except Exception as error:                      # pydicom's parser raises many kinds
             log.warning("study %s: file %s dropped: header unusable (%s)", study_id, file.name, one_line(error))
     if not images:
         raise StudyError(f"study {study_id}: none of {len(files)} files in {path} is a usable DICOM image")
@@ -92,7 +92,7 @@ def position(file: Path) -> str:
 def _tag(file: Path, name: str) -> str:
     try:
         return str(pydicom.dcmread(file, stop_before_pixels=True, specific_tags=[name]).get(name) or "")
-    except Exception:                                   # whoever reads it will say why
+    except Exception:                                   # `read_headers` says why
         return ""
 
 

@@ -8,6 +8,8 @@ import numpy as np
 from scipy import ndimage
 from scipy.optimize import linear_sum_assignment
 
+from cardiojax.study import GAP
+
 log = logging.getLogger("cardiojax")
 
 # Short-axis slices run from base to apex towards the patient's left, front and feet (LPS axes).
@@ -82,7 +84,7 @@ def slice_spacing_mm(positions_mm: np.ndarray, study_id: str, fallback_mm: float
     steps = np.abs(np.diff(positions_mm))
     spacing = float(np.median(steps))
     gaps = [f"gap of {steps[i]:.1f} mm between slices {i + 1} and {i + 2} (usual spacing {spacing:.1f} mm)"
-            for i in np.flatnonzero(steps > 1.5 * spacing)]
+            for i in np.flatnonzero(steps > GAP * spacing)]
     for gap in gaps:
         log.warning("study %s: %s", study_id, gap)
     return spacing, gaps

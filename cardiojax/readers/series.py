@@ -12,7 +12,7 @@ from cardiojax.readers.dicom_header import Image
 
 log = logging.getLogger("cardiojax")
 
-PARALLEL = np.cos(np.deg2rad(10.0))
+PARALLEL = float(np.cos(np.deg2rad(10.0)))
 # parallel to the short axis too, and with several images a slice, but no cine
 NO_CINE = re.compile(r"lge|delay|psir|(?<![a-z0-9])(de|t1|t2\*?)(?![a-z0-9])|moll|shmol|map|perf|tag|flow|venc|"
                      r"scout|locali[sz]|haste|inlinevf", re.IGNORECASE)

@@ -66,8 +66,8 @@ def in_order(series: tuple[str, list]) -> tuple[int, str]:
 
 def short_axis(archive: zipfile.ZipFile, members: dict[str, zipfile.ZipInfo], study_id: str
                ) -> dict[str, list[zipfile.ZipInfo]]:
-    """Members of the archive by short-axis series. A date in the manifest may hold a comma that nobody quoted, so a
-    line's first cell is the file, and the series is what looks like its name. Raises StudyError where there are none.
+    """Members of the archive by short-axis series. A date in the manifest may hold an unquoted comma, so a line's
+    first cell is the file, and the series is what looks like its name. Raises StudyError where there are none.
     """
     manifest = next((members[m] for m in MANIFESTS if m in members), None)
     if manifest is None:

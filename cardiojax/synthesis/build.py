@@ -1,8 +1,8 @@
 """The synthetic cohort: mask pairs of real patients → images → records, shard by shard.
 
-A shard's members, and the batches that its images are made in, follow from the cohort's settings alone, and it appears
-under its name only when it is whole. So any number of processes share a build with no more coordination than the
-folder, and one that was killed goes on, at the loss of one shard's work, to the same bytes.
+A shard's members, and the batches that its images are made in, follow from the cohort's settings alone, and it gets its
+name only when it is whole. So any number of processes share a build through its folder alone. A build that was killed
+goes on at the loss of one shard's work; on CPU it ends in the same bytes.
 """
 
 import dataclasses
@@ -12,7 +12,7 @@ import logging
 import os
 import tempfile
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -41,12 +41,13 @@ log = logging.getLogger("cardiojax")
 
 NAME, VERSION = "synthetic", "1.0.0"
 SHARD = 32                 # studies
+RealEf = Callable[[str], Float[np.ndarray, " n"]]      # NAME of a dataset → EF (percent) of its studies
 SETTINGS = "cohort.json"   # beside the shards: settings, figures, and the members in order
 
 
 @dataclasses.dataclass(frozen=True)
-class Settings:
-    """All that decides the bytes of a cohort, besides the real masks and the generator's weights."""
+class CohortSettings:
+    """What a cohort is made by, besides the real masks and the generator's weights."""
 
     distribution: str = "uniform"
     size: int | None = None
@@ -54,20 +55,20 @@ class Settings:
     consistency: str = "none"
 
 
-def build(painter: GauganModel | None, splits: Mapping[str, Split], folder: Path, settings: Settings, real_ef,
-          process: int = 0, processes: int = 1) -> dict:
+def build_cohort(generator: GauganModel | None, splits: Mapping[str, Split], folder: Path, settings: CohortSettings,
+                 real_ef: RealEf, process: int = 0, processes: int = 1) -> dict:
     """Write this process's shards into `folder` (…/synthetic/CONFIG/1.0.0), and the dataset's info once all are there.
 
-    painter: the generator; None warps the real images instead (`warping`).
-    splits: real studies by the name of the split that their descendants go to. real_ef: NAME → EF of its studies.
+    generator: the generator; None warps the real images instead (`warping`).
+    splits: real studies by the name of the split that their descendants go to.
     Returns what cohort.json holds. Raises InputError where the masks, the generator or the folder do not fit.
     """
     patients = {name: studies_with_masks(split) for name, split in splits.items()}
-    if painter is not None:
+    if generator is not None:
         held = {int(label) for s in patients.values() for study in s for label in np.unique(study.masks)}
-        if unknown := held - set(painter.labels):
-            raise InputError(f"the masks hold label {min(unknown)}, which the generator {painter.path} never saw")
-    cohort = planned(patients, painter, folder, settings, real_ef)
+        if unknown := held - set(generator.labels):
+            raise InputError(f"the masks hold label {min(unknown)}, which the generator {generator.path} never saw")
+    cohort = planned(patients, generator, folder, settings, real_ef)
     chosen = {split: [Member(m["patient"], Recipe(*m["recipe"]), m["ef_percent"]) for m in members]
               for split, members in cohort["members"].items()}
     shards = [(split, i, count) for split, members in chosen.items()
@@ -78,7 +79,7 @@ def build(painter: GauganModel | None, splits: Mapping[str, Split], folder: Path
     with tqdm(total=studies, unit=" studies", desc="synthesis", mininterval=1, disable=None) as bar:
         for split, i, count in mine:
             members = chosen[split][i * SHARD:(i + 1) * SHARD]
-            write_shard(names[split, i, count], synthesised(members, patients[split], painter, settings.consistency))
+            write_shard(names[split, i, count], synthesised(members, patients[split], generator, settings.consistency))
             bar.update(len(members))
             if bar.disable:
                 log.info("%s: %d studies", names[split, i, count].name, len(members))
@@ -101,14 +102,14 @@ def studies_with_masks(split: Split) -> list[Study]:
     return found
 
 
-def planned(patients: Mapping[str, Sequence[Study]], painter: GauganModel | None, folder: Path, settings: Settings,
-            real_ef) -> dict:
+def planned(patients: Mapping[str, Sequence[Study]], generator: GauganModel | None, folder: Path,
+            settings: CohortSettings, real_ef: RealEf) -> dict:
     """The cohort of cohort.json; planned and written where there is none yet.
 
     Raises RunError where the folder holds a cohort of other settings.
     """
     identity = {"settings": dataclasses.asdict(settings), "patients": fingerprint(patients),
-                "generator": "warp" if painter is None else weights_digest(painter), "shard": SHARD}
+                "generator": "warp" if generator is None else weights_digest(generator), "shard": SHARD}
     file = folder / SETTINGS
     if file.exists():
         cohort = json.loads(file.read_text())
@@ -120,7 +121,7 @@ def planned(patients: Mapping[str, Sequence[Study]], painter: GauganModel | None
     measured_by = shares("uniform", real_ef) if share is None else share
     found = plan(patients, share, settings.size, settings.seed,
                  lambda them: tqdm(them, unit=" patients", desc="masks", disable=None, leave=False))
-    cohort = {**identity, "commit": commit(), "gaugan": None if painter is None else str(painter.path),
+    cohort = {**identity, "commit": commit(), "gaugan": None if generator is None else str(generator.path),
               "splits": {split: choice.figures(measured_by) for split, choice in found.items()},
               "members": {split: [{"patient": m.patient, "study_id": name(patients[split][m.patient], m.recipe),
                                    "recipe": dataclasses.astuple(m.recipe), "ef_percent": m.ef_percent}
@@ -130,10 +131,10 @@ def planned(patients: Mapping[str, Sequence[Study]], painter: GauganModel | None
     return cohort
 
 
-def weights_digest(painter: GauganModel) -> str:
-    if painter.path is None:
+def weights_digest(generator: GauganModel) -> str:
+    if generator.path is None:
         raise RunError("a cohort is made by the generator of a run folder")
-    return hashlib.sha256((painter.path / "model.npz").read_bytes()).hexdigest()
+    return hashlib.sha256((generator.path / "model.npz").read_bytes()).hexdigest()
 
 
 def name(ancestor: Study, recipe: Recipe) -> str:
@@ -141,7 +142,7 @@ def name(ancestor: Study, recipe: Recipe) -> str:
     return f"{ancestor.study_id}_{recipe.kind}{recipe.step:02d}{finer}"
 
 
-def synthesised(members: Sequence[Member], patients: Sequence[Study], painter: GauganModel | None, consistency: str
+def synthesised(members: Sequence[Member], patients: Sequence[Study], generator: GauganModel | None, consistency: str
                 ) -> Iterator[Study]:
     """The studies of one shard, a generator's images made together."""
     shapes: dict[int, Shapes] = {}
@@ -151,31 +152,31 @@ def synthesised(members: Sequence[Member], patients: Sequence[Study], painter: G
             shapes = {m.patient: Shapes(patients[m.patient].masks)}       # members come patient by patient
         pairs.append(shapes[m.patient].pair(m.recipe))
     ancestors = [patients[m.patient] for m in members]
-    images = painted(ancestors, pairs, painter, consistency)
+    images = frames_of(ancestors, pairs, generator, consistency)
     for member, ancestor, pair, frames in zip(members, ancestors, pairs, images, strict=True):
         yield Study(study_id=name(ancestor, member.recipe), masks=pair, frames=frames,
                     slice_spacing_mm=masks.SPACING_MM, volumes_ml=masks.volumes_ml(pair), source=ancestor.source,
                     ancestor=ancestor.study_id)
 
 
-def painted(ancestors: Sequence[Study], pairs: Sequence[np.ndarray], painter: GauganModel | None, consistency: str
+def frames_of(ancestors: Sequence[Study], pairs: Sequence[np.ndarray], generator: GauganModel | None, consistency: str
             ) -> Iterator[UInt8[np.ndarray, "s h w 2"]]:
-    """The frames of each pair of masks."""
-    if painter is None:
+    """The frames (0–255) of each pair of masks: slice, row, column, ED and ES."""
+    if generator is None:
         yield from map(warped, ancestors, pairs)
         return
     styles = None
     if consistency == "style":
-        styles = np.concatenate([ancestral_style(a, painter) for a in ancestors])
-    for pair, frames in zip(pairs, painter.stacks(pairs, styles), strict=True):
+        styles = np.concatenate([ancestral_style(a, generator) for a in ancestors])
+    for pair, frames in zip(pairs, generator.stacks(pairs, styles), strict=True):
         yield to_uint8(steady_background(frames, pair) if consistency == "background" else frames)
 
 
-def ancestral_style(ancestor: Study, painter: GauganModel) -> Float[np.ndarray, "1 256"]:
+def ancestral_style(ancestor: Study, generator: GauganModel) -> Float[np.ndarray, "1 256"]:
     """One style for all frames of a study: the mean over the real ancestor's frames."""
-    frames = ancestor.frames if painter.net.size_px == SIZE_PX else halve(ancestor.frames)
+    frames = ancestor.frames if generator.net.size_px == SIZE_PX else halve(ancestor.frames)
     images = frames.transpose(0, 3, 1, 2).reshape(-1, *frames.shape[1:3]) / np.float32(127.5) - 1
-    return painter.styles(images).mean(0, keepdims=True)
+    return generator.styles(images).mean(0, keepdims=True)
 
 
 def shard_name(split: str, index: int, count: int) -> str:
@@ -183,7 +184,7 @@ def shard_name(split: str, index: int, count: int) -> str:
 
 
 def write_shard(file: Path, studies: Iterator[Study]):
-    """Whole or not at all, however the process ends. Raises InputError where there is no room."""
+    """Whole or not at all, however the process ends. Raises InputError where the disk is full."""
     partial = file.with_name(f"partial-{uuid.uuid4().hex[:8]}-{file.name}")
     try:
         writer = ArrayRecordWriter(str(partial), "group_size:1")
@@ -191,7 +192,7 @@ def write_shard(file: Path, studies: Iterator[Study]):
             writer.write(records.serialise(study))
         writer.close()
         os.replace(partial, file)
-    except RuntimeError as error:             # the writer's way to say that a file cannot be written
+    except RuntimeError as error:             # ArrayRecord's error where a file cannot be written
         raise InputError(f"{file.name} cannot be written ({str(error).partition(';')[0]}); with room for it the same "
                          "command goes on") from None
     finally:
@@ -203,7 +204,8 @@ def is_whole(folder: Path) -> bool:
 
 
 def write_info(folder: Path, lengths: Mapping[str, list[int]]):
-    """dataset_info.json and features.json, by which TFDS opens the shards; and no leftovers of killed processes."""
+    """Write dataset_info.json and features.json, by which TFDS opens the shards; remove partial files of killed
+    processes."""
     for leftover in folder.glob("partial-*"):
         leftover.unlink(missing_ok=True)
     config = folder.parent.name

@@ -1,5 +1,5 @@
-"""Which synthetic patients there shall be: a pool of mask pairs of real patients, and a choice of a given EF
-distribution out of it (paper, Methods and Fig. 1)."""
+"""The choice of synthetic patients: a pool of mask pairs of real patients, and members of it with a given EF
+distribution (paper, Methods and Fig. 1)."""
 
 import dataclasses
 import hashlib
@@ -10,6 +10,7 @@ from jaxtyping import Float, Int
 from scipy import stats
 
 from cardiojax import units
+from cardiojax.data import builders
 from cardiojax.errors import DataError, InputError
 from cardiojax.study import Study
 from cardiojax.synthesis.masks import Recipe, Shapes, recipes
@@ -25,7 +26,7 @@ class TooFew(DataError):
 
 @dataclasses.dataclass(frozen=True)
 class Member:
-    """One synthetic patient to be: of which patient (index in its split), how, and with which EF."""
+    """One synthetic patient: index of the real patient in its split, how its masks are made, and their EF."""
 
     patient: int
     recipe: Recipe
@@ -67,7 +68,7 @@ def histogram(ef_percent: Float[np.ndarray, " n"]) -> Int[np.ndarray, " b"]:
 
 def shares(distribution: str, real_ef: Callable[[str], Float[np.ndarray, " n"]]) -> Float[np.ndarray, " b"] | None:
     """The share of the studies in each bin: "uniform", "low" (two thirds below 40 %), "as:NAME" (as `real_ef(NAME)`);
-    "all" has none, it takes the pool as it is. Raises InputError for another word."""
+    "all" has none, it takes the pool as it is. Raises InputError for any other."""
     middles = (EDGES[1:] + EDGES[:-1]) / 2
     if distribution == "all":
         return None
@@ -172,13 +173,13 @@ def plan(splits: Mapping[str, Sequence[Study]], distribution: Float[np.ndarray, 
 
 
 def check_disjoint(splits: Mapping[str, Sequence[Study]]):
-    """Raises DataError where descendants of one patient would be in two splits."""
+    """Raises DataError where descendants of one patient, also of another visit, would be in two splits."""
     seen: dict[str, str] = {}
-    for split, patients in splits.items():
-        for study in patients:
-            name = f"{study.source}/{study.study_id}"
-            if seen.setdefault(name, split) != split:
-                raise DataError(f"patient {name} is in both {seen[name]} and {split}")
+    for split, studies in splits.items():
+        real = {(s.source, s.ancestor or s.study_id) for s in studies}
+        for patient in sorted(set(builders.patients(real).values())):
+            if seen.setdefault(patient, split) != split:
+                raise DataError(f"patient {patient} is in both {seen[patient]} and {split}")
 
 
 def fingerprint(splits: Mapping[str, Sequence[Study]]) -> str:

@@ -1,5 +1,5 @@
-"""The frames of a synthetic study agree outside of the heart: a step beyond the paper, whose background changes
-between ED and ES ("Discussion"); and how far they agree, measured."""
+"""One background for the ED and ES frames of a synthetic study, and a measure of how far two frames differ outside of
+the heart. In the paper the background changes between them ("Discussion")."""
 
 from collections.abc import Iterable
 

@@ -1,7 +1,7 @@
 """Pairs of masks with another ejection fraction, from the ED and ES masks of real patients (paper, Methods).
 
 Interpolation between ED and ES lowers the EF; shrinking ES and growing ED raises it. Everything works on signed
-distances of nested regions, so that labels stay nested and disjoint whatever is done to them.
+distances of nested regions, so that labels stay nested and disjoint.
 """
 
 import dataclasses
@@ -65,7 +65,7 @@ class Shapes:
         return masks
 
     def volumes_ml(self, recipe: Recipe) -> Float[np.ndarray, "2"]:
-        """What `volumes_ml` says of the recipe's masks, without making more of them than the LV."""
+        """`volumes_ml` of a recipe's masks, (EDV, ESV), of which the LV alone is made."""
         areas = np.stack([np.count_nonzero(lv >= 0, axis=(0, 2, 3)) for lv in self._regions(recipe, slice(0, 1))], -1)
         return units.simpson_ml(areas, SPACING_MM)
 
@@ -97,13 +97,13 @@ def volumes_ml(masks: UInt8[np.ndarray, "s h w 2"]) -> Float[np.ndarray, "2"]:
 
 
 def _window(labelled: np.ndarray) -> tuple[slice, slice]:
-    """Rows and columns that hold the heart, with room for it to grow: all that has to be computed."""
+    """Rows and columns that hold the heart and a margin for its growth; nothing changes outside of them."""
     window = []
     for axis in (1, 0):
         at = np.flatnonzero(labelled.any(axis=axis))
         low, high = (at[0], at[-1] + 1) if len(at) else (0, 1)
-        room = int(np.ceil((high - low) * (LARGEST_ED - 1))) + 2
-        window.append(slice(max(0, low - room), min(len(labelled), high + room)))
+        margin = int(np.ceil((high - low) * (LARGEST_ED - 1))) + 2
+        window.append(slice(max(0, low - margin), min(len(labelled), high + margin)))
     return tuple(window)
 
 

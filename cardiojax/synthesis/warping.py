@@ -1,7 +1,7 @@
 """Images for a pair of masks without a generator: the real ones, warped along the change of the masks.
 
-The control that the paper lacks. A cohort painted this way has the same masks, volumes and EF as the GauGAN's; what a
-network gains from the one and not from the other is the generator's doing.
+A control that the paper does not have. A cohort of such images has the same masks, volumes and EF as the GauGAN's, so
+that a difference between networks trained on either is due to the images.
 """
 
 import numpy as np

@@ -4,6 +4,7 @@ import dataclasses
 import functools
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import flax
 import jax
@@ -35,18 +36,19 @@ from cardiojax.nets.gaugan import STYLE, Discriminator, padded_px
 from cardiojax.nets.spade import MOMENTUM, SpectralVector, power_iteration
 from cardiojax.preparation.augment import augment_frames, study_keys
 from cardiojax.train import loop, losses, parallel
+from cardiojax.train.average import averaged
 
 STATISTICS_BATCHES = 20    # of training masks, that the averaged generator's statistics are re-estimated from
 
 
 @flax.struct.dataclass
 class State:
-    """Everything that training goes on from; `ema` is the average of the generator's parameters that is evaluated.
+    """The state of a training, as checkpoints keep it; `ema` is the average of the generator's parameters, to evaluate.
 
     The statistics are running means and variances, and the u and v of the spectral norms.
     """
 
-    step: Array
+    step: Any              # int32 (); shapes and shardings stand for it too, as for every array here
     generator: nnx.State
     generator_stats: nnx.State
     discriminator: nnx.State
@@ -120,8 +122,7 @@ class GauganTask:
             generator_loss, state.generator, state, (images, labels, noise), self.options.accumulate)
         generator, generator_opt = self._updated(self.generator_optimiser, gradients, state.generator,
                                                  state.generator_opt, axis_name)
-        decay = jnp.minimum(self.config.ema, (1 + state.step) / (10 + state.step))
-        ema = jax.tree.map(lambda old, new: decay * old + (1 - decay) * new, state.ema, generator)
+        ema = averaged(state.ema, generator, self.config.ema, state.step)
         state = state.replace(generator=generator, generator_opt=generator_opt, ema=ema)
 
         gradients, state, d_metrics = parallel.gradients(
@@ -157,24 +158,24 @@ class GauganTask:
         fake = net(maps or net.label_maps(labels), train=True, style=style, axis_name=axis_name)
         return fake, nnx.state(net, nnx.BatchStat), divergence
 
-    def _judged(self, params: nnx.State, stats: nnx.State) -> tuple[Discriminator, nnx.State]:
-        """D after the one power iteration of a train-mode pass, and its new statistics."""
+    def _after_power_iteration(self, params: nnx.State, stats: nnx.State) -> tuple[Discriminator, nnx.State]:
+        """D after one power iteration, as before every train-mode pass, and its new statistics."""
         net = nnx.merge(self.discriminator, params, stats, copy=True)
         power_iteration(net)
         return net, nnx.state(net, nnx.BatchStat)
 
     def _generator_loss(self, params, state: State, images, labels, noise, maps, constants, axis_name):
         fake, generator_stats, divergence = self._fake(params, state, images, labels, noise, maps, axis_name)
-        judge, discriminator_stats = self._judged(state.discriminator, state.discriminator_stats)
-        on_fake, on_real = judge(labels, fake), judge(labels, images)      # instance norm: apart is as together
+        discriminator, discriminator_stats = self._after_power_iteration(state.discriminator, state.discriminator_stats)
+        on_fake, on_real = discriminator(labels, fake), discriminator(labels, images)   # instance norm: as in one batch
         adversarial = losses.hinge_generator(on_fake)
         features = self.config.feature_weight * losses.feature_matching(on_fake, on_real)
         total = adversarial + features + self.config.kl_weight * divergence
         metrics = {"g_hinge": adversarial, "g_features": features}
         if self.features is not None:
-            perceived = self.config.perceptual_weight * losses.perceptual(self.features(constants, fake),
-                                                                         self.features(constants, images))
-            total, metrics["g_perceptual"] = total + perceived, perceived
+            perceptual_loss = self.config.perceptual_weight * losses.perceptual(
+                self.features(constants, fake), self.features(constants, images))
+            total, metrics["g_perceptual"] = total + perceptual_loss, perceptual_loss
         if self.config.net.style:
             metrics["kl"] = divergence
         state = state.replace(generator_stats=generator_stats, discriminator_stats=discriminator_stats)
@@ -183,10 +184,11 @@ class GauganTask:
     def _discriminator_loss(self, params, state: State, images, labels, noise, maps, axis_name):
         fake, stats, _ = self._fake(state.generator, state, images, labels, noise, maps, axis_name)
         state = state.replace(generator_stats=stats)
-        judge, stats = self._judged(params, state.discriminator_stats)
-        both = judge(jnp.concatenate([labels, labels]), jnp.concatenate([jax.lax.stop_gradient(fake), images]))
+        discriminator, stats = self._after_power_iteration(params, state.discriminator_stats)
+        fake_and_real = jnp.concatenate([jax.lax.stop_gradient(fake), images])
+        outputs = discriminator(jnp.concatenate([labels, labels]), fake_and_real)
         n = len(fake)
-        loss = losses.hinge_discriminator([[f[n:] for f in s] for s in both], [[f[:n] for f in s] for s in both])
+        loss = losses.hinge_discriminator([[f[n:] for f in s] for s in outputs], [[f[:n] for f in s] for s in outputs])
         return loss, (state.replace(discriminator_stats=stats), {"d_hinge": loss})
 
     def evaluate(self, state: State, shard: Callable[[FrameBatch], FrameBatch]
@@ -194,13 +196,13 @@ class GauganTask:
         """Figures of the averaged generator on held-out masks, the model, and a grid of mask, fake and real."""
         model = {"generator": state.ema, "generator_stats": self.re_estimated(state, shard),
                  "discriminator": state.discriminator, "discriminator_stats": state.discriminator_stats}
-        painter = GauganModel(self.config.net, self.training.labels, state.ema, model["generator_stats"])
-        fakes, reals = painter.generate(self.examples.masks), self.examples.images / 127.5 - 1
+        generator = GauganModel(self.config.net, self.training.labels, state.ema, model["generator_stats"])
+        fakes, reals = generator.generate(self.examples.masks), self.examples.images / 127.5 - 1
         gray = fakes if fakes.ndim == 3 else fakes.mean(-1)
         metrics = {"ssim": float(np.mean([ssim(f, r) for f, r in zip(gray, reals, strict=True)])),
                    "l1": float(np.abs(gray - reals).mean())}
         if self.judge is not None:
-            metrics |= self.judge.flat(painter)
+            metrics |= self.judge.flat(generator)
         return metrics, model, {"samples": figures.sample_grid(self.examples.masks, gray, reals)}
 
     def score(self, metrics: dict[str, float]) -> float:
@@ -244,28 +246,28 @@ def train(config: GauganConfig, *, preset: str, training: str, validation: str |
           init: Path | None = None, judge: Path | None = None, seed: int = 0,
           options: parallel.StepOptions = parallel.DEFAULT) -> dict[str, float]:
     """Train (or go on training) a run folder; the last evaluation's figures. Raises InputError, Preempted."""
-    split, held_out = data.open_pair(training, validation, data_dir, need_volumes=False)
+    training_split, validation_split = data.open_pair(training, validation, data_dir, need_volumes=False)
     parallel.check_batch(config.batch, len(jax.devices()), "images", options.accumulate)
-    task = GauganTask(config, Frames(split), Frames(held_out), perceptual.load(config), parent(init, config),
-                      None if judge is None else Judge(judge, held_out), options)
+    task = GauganTask(config, Frames(training_split), Frames(validation_split), perceptual.load(config),
+                      parent(init, config), None if judge is None else Judge(judge, validation_split), options)
     settings = {"task": "gaugan", "preset": preset, "config": dataclasses.asdict(config), "seed": seed,
-                "labels": task.training.labels, "data": {"training": training, "validation": held_out.name},
+                "labels": task.training.labels, "data": {"training": training, "validation": validation_split.name},
                 "parent": None if init is None else str(init), "judge": None if judge is None else str(judge)}
     return loop.train(task, run, settings, options, config, "images")
 
 
 def parent(init: Path | None, config: GauganConfig) -> tuple[nnx.State, ...] | None:
-    """The model of a finished run that training starts from. Raises RunError where its network is another."""
+    """The weights of the run that training starts from. Raises RunError where its network is another."""
     if init is None:
         return None
     settings = read_config(init)
     if settings["task"] != "gaugan":
         raise RunError(f"--init {init} is a {settings['task']} run, not a GauGAN")
     net = net_config(settings["config"])
-    same: dict = {"dtype": config.net.dtype}
+    overrides: dict = {"dtype": config.net.dtype}
     if not net.style:
-        same["size_px"] = config.net.size_px             # without a style encoder the network has no size of its own
-    if dataclasses.replace(net, **same) != config.net:
+        overrides["size_px"] = config.net.size_px        # without a style encoder the network has no size of its own
+    if dataclasses.replace(net, **overrides) != config.net:
         raise RunError(f"--init {init} has another network: {net}")
     model = read_model(init, net)
     if model[2] is None:

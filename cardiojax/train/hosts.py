@@ -1,4 +1,4 @@
-"""Several processes, on one machine or many, as one training: who they are, and how they find each other."""
+"""Joins several processes, on one machine or many, into one training."""
 
 import logging
 import os

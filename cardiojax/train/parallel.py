@@ -1,4 +1,4 @@
-"""One step on many devices and hosts, by `jit` over a "data" mesh or by `pmap`. It is written once, in the task."""
+"""A task's step on many devices and hosts, by `jit` over a "data" mesh or by `pmap`."""
 
 import dataclasses
 import functools
@@ -42,24 +42,27 @@ class StepOptions:
 DEFAULT = StepOptions()
 
 
-def check_batch(batch: int, devices: int, things: str = "studies", accumulate: int = 1):
+def check_batch(batch: int, devices: int, unit: str = "studies", accumulate: int = 1):
     """Batch sizes are global. Raises InputError with the sizes that fit."""
-    if batch % (unit := devices * accumulate):
-        fit = sorted({max(unit, batch // unit * unit), (batch // unit + 1) * unit})
+    if batch % (parts := devices * accumulate):
+        fit = sorted({max(parts, batch // parts * parts), (batch // parts + 1) * parts})
         micro = f" in {accumulate} micro-batches" if accumulate > 1 else ""
-        raise InputError(f"a batch of {batch} {things} does not divide over {devices} devices{micro}; "
+        raise InputError(f"a batch of {batch} {unit} does not divide over {devices} devices{micro}; "
                          f"{' or '.join(map(str, fit))} would")
 
 
-def gradients(of: Callable, params: Any, state: Any, batch: Any, parts: int = 1) -> tuple[Any, Any, dict]:
-    """Mean gradient of `of(params, state, batch) → loss, (state, metrics)` over `parts` micro-batches, the state after
-    the last of them, and their mean metrics. Each device's share of the batch is split for itself."""
-    gradient = jax.grad(of, has_aux=True)
+def gradients(loss: Callable, params: Any, state: Any, batch: Any, parts: int = 1) -> tuple[Any, Any, dict]:
+    """Mean gradient of `loss(params, state, batch) → value, (state, metrics)` over `parts` micro-batches, the state
+    after the last of them, and their mean metrics. Each device's share of the batch is split for itself.
+
+    `optax.microbatch` does not carry a state from one micro-batch to the next.
+    """
+    gradient = jax.grad(loss, has_aux=True)
     if parts == 1:
         total, (state, metrics) = gradient(params, state, batch)
         return total, state, metrics
 
-    def one(carry, micro):
+    def add(carry, micro):
         total, state = carry
         grads, (state, metrics) = gradient(params, state, micro)
         return (jax.tree.map(jnp.add, total, grads), state), metrics
@@ -67,14 +70,15 @@ def gradients(of: Callable, params: Any, state: Any, batch: Any, parts: int = 1)
     def split(x):
         return x.reshape(len(x) // parts, parts, *x.shape[1:]).swapaxes(0, 1)
 
-    (total, state), metrics = jax.lax.scan(one, (jax.tree.map(jnp.zeros_like, params), state),
+    (total, state), metrics = jax.lax.scan(add, (jax.tree.map(jnp.zeros_like, params), state),
                                            jax.tree.map(split, batch))
     return jax.tree.map(lambda x: x / parts, total), state, jax.tree.map(lambda x: x.mean(axis=0), metrics)
 
 
 class Parallel:
     """Places state and batches on the devices and runs `task.step` there, donating the old state: by `jit` of a
-    `shard_map` over a mesh, or by `pmap`. Each device sees its part of the batch; what needs all of it sums over AXIS.
+    `shard_map` over a mesh, or by `pmap`. Each device sees its part of the batch; what needs the whole batch sums over
+    AXIS.
 
     `task.constants` are arrays that a step reads and never changes: placed once, kept out of checkpoints. `devices` are
     those of all processes; each process brings its own part of a batch.
@@ -88,7 +92,7 @@ class Parallel:
         local_devices = [d for d in self.devices if d.process_index == jax.process_index()]
         self.single_process = len(local_devices) == len(self.devices)
         self.replicated, self.sharded = shardings(self.devices)
-        self.replicated_locally, self.sharded_locally = shardings(local_devices)
+        self.local_replicated, self.local_sharded = shardings(local_devices)
         self.local_device_count = len(local_devices)
         step = functools.partial(task.step, axis_name=AXIS)
         if mode == "pmap":
@@ -97,10 +101,10 @@ class Parallel:
         else:
             if len(self.devices) == 1:
                 step = task.step
-            else:        # by hand: left to the compiler, tables of neighbourhoods and packed slices span all devices
-                one, split = self.replicated.spec, self.sharded.spec
-                step = jax.shard_map(step, mesh=self.replicated.mesh, in_specs=(one, split, one, one),
-                                     out_specs=(one, one), check_vma=False)
+            else:        # by shard_map: the compiler would spread tables of neighbourhoods and packed slices
+                replicated, sharded = self.replicated.spec, self.sharded.spec
+                step = jax.shard_map(step, mesh=self.replicated.mesh, check_vma=False, out_specs=replicated,
+                                     in_specs=(replicated, sharded, replicated, replicated))
             self._step = jax.jit(step, donate_argnums=0)
         self.constants = self.place(task.constants)
 
@@ -126,21 +130,21 @@ class Parallel:
         # on the host: a computation beside the step's collectives, in another order on another process, would block
         return self._put(jax.tree.map(lambda x: local(x)[0], state), self.replicated)
 
-    def locally(self, state: Any) -> Any:
-        """The same on this process's devices alone: what is evaluated, by every process for itself."""
+    def local_state(self, state: Any) -> Any:
+        """The same on this process's devices alone, for evaluation: every process evaluates for itself."""
         state = self.gathered(state)
-        return state if self.single_process else jax.device_put(jax.tree.map(local, state), self.replicated_locally)
+        return state if self.single_process else jax.device_put(jax.tree.map(local, state), self.local_replicated)
 
-    def shard_locally(self, batch: Any) -> Any:
+    def local_batch(self, batch: Any) -> Any:
         """A batch to evaluate, over this process's devices."""
         if self.local_device_count == 1:
             return batch
         if isinstance(batch, Batch):        # left to the compiler, packed slices would span all devices
             batch = dataclasses.replace(batch, slice_budget=None)
-        return jax.device_put(batch, self.sharded_locally)
+        return jax.device_put(batch, self.local_sharded)
 
     def abstract(self, state: Any) -> Any:
-        """What a checkpoint is restored as."""
+        """Shapes, types and shardings to restore a checkpoint with."""
         return jax.tree.map(lambda x: jax.ShapeDtypeStruct(np.shape(x), x.dtype, sharding=self.replicated), state)
 
     def lowered(self, state: Any, batch: Any, platform: str | None = None) -> jax.stages.Lowered:
@@ -158,7 +162,7 @@ class Parallel:
         """The step for one process, compiled from shapes alone."""
         return self.lowered(state, batch).compile()
 
-    def step(self, state: Any, batch: Any, key: jax.Array) -> tuple[Any, dict[str, jax.Array]]:
+    def step(self, state: Any, batch: Any, key: jax.Array) -> tuple[Any, dict[str, jax.typing.ArrayLike]]:
         """One step on this process's part of a batch."""
         if self.mode == "pmap":
             n = self.local_device_count

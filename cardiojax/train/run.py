@@ -18,7 +18,7 @@ from cardiojax.files import write_arrays, write_text
 from cardiojax.models.saved import FORMAT, flatten, read_config, read_metrics
 from cardiojax.provenance import commit, versions
 
-OF_OLD = {"accumulate": 1}         # what a run was made with that does not say
+OLD_DEFAULTS = {"accumulate": 1}         # of settings that an older config.json lacks
 
 
 class Run:
@@ -32,7 +32,7 @@ class Run:
         self.path, self.first = Path(path), jax.process_index() == 0
         if self.first:
             self._claim(settings)
-        together("run folder")
+        barrier("run folder")
         self.checkpoints = ocp.CheckpointManager(
             self.path.absolute() / "checkpoints",
             options=ocp.CheckpointManagerOptions(preservation_policy=keep.AnyPreservationPolicy([
@@ -70,19 +70,19 @@ class Run:
             state=ocp.args.StandardSave(state), data=ocp.args.JsonSave(data_state)),
             metrics=None if score is None else {"score": score})
 
-    def restore(self, like: Any) -> tuple[Any, dict] | None:
-        """The latest complete checkpoint, placed as `like` says (shapes, types, shardings), and the input's state; None
+    def restore(self, target: Any) -> tuple[Any, dict] | None:
+        """The latest complete checkpoint, with the shapes, types and shardings of `target`, and the input's state; None
         where there is none."""
         step = self.checkpoints.latest_step()
         if step is None:
             return None
         restored = self.checkpoints.restore(step, args=ocp.args.Composite(
-            state=ocp.args.StandardRestore(like), data=ocp.args.JsonRestore()))
+            state=ocp.args.StandardRestore(target), data=ocp.args.JsonRestore()))
         return restored["state"], restored["data"]
 
     def best_score(self) -> float:
         """The lowest score of any evaluation so far, infinite where there was none."""
-        together("metrics")
+        barrier("metrics")
         return min((line["score"] for line in read_metrics(self.path) if "score" in line), default=float("inf"))
 
     def log(self, step: int, values: dict[str, float], prefix: str = "train"):
@@ -107,19 +107,23 @@ class Run:
             write_arrays(self.path / "model.npz", flatten(model))
 
 
-def together(what: str):
-    """Wait until every process is here."""
+def barrier(name: str):
+    """Wait for the other processes."""
     if jax.process_count() > 1:
-        multihost_utils.sync_global_devices(what)
+        multihost_utils.sync_global_devices(name)
 
 
-def _check_same(found: dict, settings: dict, path: Path):
+def _check_same(saved: dict, settings: dict, path: Path):
     wanted = json.loads(json.dumps(settings))
     for key in ("task", "seed", "data", "parent", "judge", "accumulate"):
-        if found.get(key, OF_OLD.get(key)) != wanted.get(key, OF_OLD.get(key)):
-            raise RunError(f"{path} holds a run with {key} {found.get(key)!r}, not {wanted.get(key)!r}; "
+        if saved.get(key, OLD_DEFAULTS.get(key)) != wanted.get(key, OLD_DEFAULTS.get(key)):
+            raise RunError(f"{path} holds a run with {key} {saved.get(key)!r}, not {wanted.get(key)!r}; "
                            "choose another --run or the same settings")
+    steps = wanted["config"]["steps"]
+    if steps != (of_run := saved["config"]["steps"]):           # the learning rate falls along them
+        raise RunError(f"{path} holds a run of {of_run} steps, not {steps}: finish it with --steps {of_run}, or go on "
+                       f"from its weights in a new run folder with --init {path}")
     for key, value in wanted["config"].items():
-        if key != "steps" and found["config"].get(key) != value:
-            raise RunError(f"{path} holds a run with {key} {found['config'].get(key)!r}, not {value!r}; "
+        if saved["config"].get(key) != value:
+            raise RunError(f"{path} holds a run with {key} {saved['config'].get(key)!r}, not {value!r}; "
                            "choose another --run or the same settings")

@@ -4,6 +4,7 @@ import dataclasses
 import functools
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Any
 
 import flax
 import jax
@@ -11,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from flax import nnx
-from jaxtyping import Array
+from jaxtyping import Array, Int
 
 from cardiojax import data
 from cardiojax.config import SferaConfig
@@ -25,6 +26,7 @@ from cardiojax.nets.sfera import MOMENTUM, TYPICAL_SLICES
 from cardiojax.preparation.augment import augment, study_keys
 from cardiojax.preparation.batch import Batch
 from cardiojax.train import loop, losses, parallel
+from cardiojax.train.average import averaged
 from cardiojax.train.ridge import fit as fit_ridge
 
 STATISTICS_STUDIES = 512       # training studies that the batch statistics are re-estimated from
@@ -32,9 +34,9 @@ STATISTICS_STUDIES = 512       # training studies that the batch statistics are 
 
 @flax.struct.dataclass
 class State:
-    """Everything that training goes on from; `ema` is the average of `params` that is evaluated."""
+    """The state of a training, as checkpoints keep it; `ema` is the average of `params`, for evaluation."""
 
-    step: Array
+    step: Any              # int32 (); shapes and shardings stand for it too, as for every array here
     params: nnx.State
     stats: nnx.State
     ema: nnx.State
@@ -54,8 +56,9 @@ class SferaTask:
         self.graph, _, self.no_stats = network_shapes(config.net, options.remat)
         self.mean_predictor = with_ef(training.volumes_ml).mean(axis=0)
         schedule = optax.cosine_decay_schedule(config.learning_rate, config.steps)
+        clip = optax.clip_by_global_norm(config.clip_norm) if config.clip_norm else optax.identity()
         self.optimiser = optax.flatten(optax.chain(      # one vector: a hundred small loops less to compile
-            optax.clip_by_global_norm(config.clip_norm), optax.scale_by_radam(),
+            clip, optax.scale_by_radam(),
             optax.add_decayed_weights(config.weight_decay), optax.scale_by_learning_rate(schedule)))
 
     def init(self, key: Array) -> State:
@@ -104,8 +107,7 @@ class SferaTask:
             gradients = jax.lax.pmean(gradients, axis_name)
         updates, opt = self.optimiser.update(gradients, state.opt, state.params)
         params = optax.apply_updates(state.params, updates)
-        decay = jnp.minimum(self.config.ema, (1 + state.step) / (10 + state.step))
-        ema = jax.tree.map(lambda old, new: decay * old + (1 - decay) * new, state.ema, params)
+        ema = averaged(state.ema, params, self.config.ema, state.step)
         metrics["gradient_norm"] = optax.global_norm(gradients)
         return State(state.step + 1, params, stats, ema, opt), metrics
 
@@ -130,20 +132,23 @@ class SferaTask:
                               for k in ("edv", "esv", "ef")]))
 
     def re_estimated(self, params: nnx.State, shard: Callable[[Batch], Batch]) -> nnx.State:
-        """Batch statistics that belong to `params`: means over the training studies, as they are predicted on."""
-        totals, studies, slices = None, 0, 0
-        for batch in self._batches(self.training):
-            here = int(batch.n_slices[batch.real].sum())
-            moments = jax.tree.map(lambda m, n=here: n * m, self._moments(params, shard(batch)))
+        """Batch statistics that belong to `params`: means over training studies, as they are predicted on.
+
+        Of a large split they are a random sample, the same every time: records may be sorted by dataset or patient.
+        """
+        count = len(self.training)
+        sample = np.sort(np.random.default_rng(0).choice(count, min(count, STATISTICS_STUDIES), replace=False))
+        totals, slices = None, 0
+        for batch in self._batches(self.training, sample):
+            n = int(batch.n_slices[batch.real].sum())
+            moments = jax.tree.map(lambda m, n=n: n * m, self._moments(params, shard(batch)))
             totals = moments if totals is None else jax.tree.map(jnp.add, totals, moments)
-            slices, studies = slices + here, studies + int(batch.real.sum())
-            if studies >= STATISTICS_STUDIES:
-                break
+            slices += n
         return jax.tree.map(lambda total: total / slices, totals)
 
-    def _batches(self, split: Split) -> Iterable[Batch]:
+    def _batches(self, split: Split, indices: Int[np.ndarray, " n"] | None = None) -> Iterable[Batch]:
         return data.evaluation_batches(split, size_px=self.config.net.size_px, batch=self.config.batch,
-                                       slices=self.slices)
+                                       slices=self.slices, indices=indices)
 
     def _features(self, params, stats, split: Split, shard) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Features, volumes (ml) and slice spacings (mm) of every study of a split."""
@@ -164,7 +169,7 @@ class SferaTask:
 
 
 def calibrated(ridge: Ridge, scaling: Scaling, features, volumes_ml, spacing_mm) -> Calibration:
-    """The deviations' factors and the usual distance, from studies that the ridge was not fitted on."""
+    """Factors of the deviations and the largest distance, from studies that the ridge was not fitted on."""
     raw = Readout(ridge, UNCALIBRATED._replace(far=np.float32(1)), scaling)
     mean, std, ef, ef_std, distance = (np.asarray(a, np.float64) for a in volumes_of(raw, features, spacing_mm))
     predicted, truth = np.column_stack([mean, ef]), with_ef(volumes_ml)

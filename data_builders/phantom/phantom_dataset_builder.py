@@ -20,6 +20,7 @@ class Builder(StudyBuilder):
         StudyConfig(name="dsb_like", description="Wide EF, 9–10 mm slice spacing, mixed pixel spacing."),
         StudyConfig(name="ukb_like", description="Narrow EF, 8–10 mm slice spacing, 1.8–2.1 mm pixels."),
     ]
+    needs_source = False
 
     def _split_generators(self, dl_manager):
         """Made on all cores by one pool: each study depends on its variant and index alone."""

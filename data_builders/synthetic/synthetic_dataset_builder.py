@@ -1,5 +1,8 @@
-"""The synthetic cohort as a dataset. `cardiojax.synthesis.build` writes its shards, this only opens them: a cohort
-survives kill −9 and is shared by many processes, which TFDS's own `download_and_prepare` cannot carry."""
+"""The synthetic cohort as a dataset.
+
+Its shards are written by `cardiojax.synthesis.build`, this only opens them: many processes share a build, and a killed
+one goes on where it was, neither of which TFDS's own `download_and_prepare` can do.
+"""
 
 from cardiojax.errors import InputError
 from data_builders.study_builder import StudyBuilder, StudyConfig
@@ -13,6 +16,7 @@ class Builder(StudyBuilder):
         StudyConfig(name="low", description="Two thirds of the studies with an EF below 40 %."),
         StudyConfig(name="all", description="Every candidate with an EF in [10, 80] %."),
     ]
+    needs_source = False
 
     def _split_generators(self, dl_manager):
         raise InputError("a cohort needs a generator: cardiojax build synthetic --gaugan RUN --from NAME:SPLIT")

@@ -31,6 +31,8 @@ class Builder(StudyBuilder):
         "with columns eid, LVEDV (mL), LVESV (mL); ED and ES of raw studies from SOURCE/frames.csv (eid,ED,ES, from 1) "
         "where it is there.")
 
+    patient_of = staticmethod(participant_of)
+
     def _split_generators(self, dl_manager):
         root = Path(dl_manager.manual_dir)
         found = sources(root)
@@ -38,7 +40,7 @@ class Builder(StudyBuilder):
             raise StudyError(f"no UK Biobank study in {root}: expected {{eid}}_20209_2_0.zip or {{eid}}/sa_ED.nii.gz")
         splits = {"train": [], "validation": [], "test": []}
         for source in found:
-            at = fixed_fraction("ukbb", participant_of(source[0]))
+            at = fixed_fraction("ukbb", self.patient_of(source[0]))
             splits["test" if at < TEST_SHARE else "validation" if at < TEST_SHARE + VALIDATION_SHARE else "train"
                    ].append(source)
         return self._splits({name: members for name, members in splits.items() if members})

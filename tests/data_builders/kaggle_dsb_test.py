@@ -22,17 +22,20 @@ def built(source, data_dir):
 def test_official_splits_and_their_volumes(tmp_path):
     """The official splits, each with its own table."""
     source = tmp_path / "in"
-    for folder in ("train", "validate", "test"):
+    for first, folder in ((1, "train"), (501, "validate"), (701, "test")):
         write_challenge(source / "x", "ukb_like", range(2), phases=2)
         (source / "x" / "train").rename(source / folder)
-    (source / "validate.csv").write_text("Id,Systole,Diastole\n1,31.5,101.25\n")
-    (source / "solution.csv").write_text("Id,Volume,Usage\n2_Diastole,120.5,Private\n2_Systole,48.25,Private\n")
+        for study in (1, 2):
+            (source / folder / str(study)).rename(source / folder / str(first + study - 1))
+    (source / "validate.csv").write_text("Id,Systole,Diastole\n501,31.5,101.25\n")
+    (source / "solution.csv").write_text("Id,Volume,Usage\n702_Diastole,120.5,Private\n702_Systole,48.25,Private\n")
     builder = built(source, tmp_path / "out")
     assert set(builder.info.splits) == {"test", "train", "validation"}
     assert {s.num_examples for s in builder.info.splits.values()} == {2}
-    by_id = {r["study_id"].decode(): r["volumes_ml"] for r in builder.as_data_source("test")}
-    np.testing.assert_allclose(by_id["1"], [101.25, 31.5])
-    np.testing.assert_allclose(by_id["2"], [120.5, 48.25])
+    by_id = {r["study_id"].decode(): r["volumes_ml"] for split in ("validation", "test")
+             for r in builder.as_data_source(split)}
+    np.testing.assert_allclose(by_id["501"], [101.25, 31.5])
+    np.testing.assert_allclose(by_id["702"], [120.5, 48.25])
 
 
 def test_annotated_frames_and_masks_are_used(tmp_path):
