@@ -171,8 +171,8 @@ class GauganConfig:
 
 SFERA_PRESETS = {
     "paper": SferaConfig(net=SferaNetConfig(readout="final", dropout=0.0),
-                         augment=AugmentConfig(rotation_deg=0.0, shift_mm=0.0, scale=0.0, flip=False, reverse=False,
-                                               intensity=0.0),
+                         augment=AugmentConfig(rotation_deg=10.0, shift_mm=5.0, scale=0.1, flip=False, reverse=False,
+                                               intensity=0.1),
                          weight_decay=0.0, clip_norm=0.0, ema=0.0, area_weight=0.0, views=1),
     "large": SferaConfig(),
     "small": SferaConfig(net=SferaNetConfig(size_px=75, width=16), batch=8, steps=2000, evaluate_every=500),

@@ -138,7 +138,7 @@ class StudyBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
 
     def _on_workers(self, sources: list[Source], training: bool):
         """The same as a Beam transform; the studies' places keep their order in the shards."""
-        import apache_beam as beam
+        import apache_beam as beam  # pyright: ignore[reportMissingImports]
 
         return beam.Create(list(enumerate(sources))) | beam.FlatMap(
             usable, name=self.name, config=self.builder_config, training=training)

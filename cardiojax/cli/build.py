@@ -108,7 +108,7 @@ def study_ids(file: Path) -> list[str]:
 def beam_options(text: str):
     """Beam's pipeline options. Raises InputError where they are none, or there is no Beam."""
     try:
-        from apache_beam.options.pipeline_options import PipelineOptions
+        from apache_beam.options.pipeline_options import PipelineOptions  # pyright: ignore[reportMissingImports]
     except ImportError:
         raise InputError("--beam needs Apache Beam: pip install 'cardiojax[beam]'") from None
     pairs = [part.partition("=") for part in filter(None, map(str.strip, text.split(",")))]

@@ -67,6 +67,7 @@ def stacks(split: Split, file: Path):
                 axis.imshow(study.frames[s, ..., frame], cmap="gray", vmin=0, vmax=255)
                 axis.set(xticks=[], yticks=[])
             axes[2 * i + frame, 0].set_ylabel(("ED", "ES")[frame])
+        assert study.volumes_ml is not None              # `open_split` has left such studies out
         edv, esv = study.volumes_ml
         axes[2 * i, 0].set_title(f"EDV {edv:.0f} ml, ESV {esv:.0f} ml, EF {units.ef_percent(edv, esv):.0f} %",
                                  fontsize=9, loc="left")

@@ -187,7 +187,9 @@ def _paint(net: GauganNetConfig, weights: tuple[Array, ...], masks, styles):
 
 @functools.partial(jax.jit, static_argnums=0)
 def _encode(net: GauganNetConfig, weights: tuple[Array, ...], images):
-    return _merged(net, weights).encoder(images)[0]
+    encoder = _merged(net, weights).encoder
+    assert encoder is not None                           # `styles` has refused a network without one
+    return encoder(images)[0]
 
 
 def double(images: Float[np.ndarray, "n h w *c"]) -> Float[np.ndarray, "n h2 w2 *c"]:

@@ -129,7 +129,7 @@ def _chunks(table: Neighbourhoods) -> tuple[int, Array]:
 
 
 def _looked_up(table: Neighbourhoods, labels, weights: Weights):
-    size, chunks = _chunks(where)
+    size, chunks = _chunks(table)
 
     def fill(i, values):
         patches = lax.dynamic_slice_in_dim(table.patches, i * size, size)
@@ -154,7 +154,7 @@ def _modulation_backward(residuals, g):
 
 
 def _looked_up_gradient(table: Neighbourhoods, labels, weights: Weights, g) -> Weights:
-    size, chunks = _chunks(where)
+    size, chunks = _chunks(table)
     d_table = jnp.zeros((len(table.patches), g.shape[-1]), jnp.float32).at[table.index.reshape(-1)].add(
         g.reshape(-1, g.shape[-1]).astype(jnp.float32), mode="drop")
 

@@ -125,8 +125,8 @@ def _distances(masks: UInt8[np.ndarray, "h w 2"]) -> Float[np.ndarray, "2 3 h w"
 
 def signed_distance(region: np.ndarray) -> Float[np.ndarray, "h w"]:
     """Pixels to the edge of a region that is not empty: positive inside, negative outside, ± ½ next to the edge."""
-    inside = ndimage.distance_transform_edt(np.pad(region, 1, mode="edge"))[1:-1, 1:-1]
-    outside = ndimage.distance_transform_edt(~region)
+    inside = np.asarray(ndimage.distance_transform_edt(np.pad(region, 1, mode="edge")))[1:-1, 1:-1]
+    outside = np.asarray(ndimage.distance_transform_edt(~region))
     return np.where(region, inside - 0.5, 0.5 - outside).astype(np.float32)
 
 

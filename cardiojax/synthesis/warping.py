@@ -49,7 +49,7 @@ def _sources(wanted: UInt8[np.ndarray, "h w"], real: UInt8[np.ndarray, "h w"]) -
     rows, columns = np.indices(wanted.shape)
     y, x = rows - centre[0], columns - centre[1]
     r, turn = np.hypot(y, x), np.arctan2(y, x) / (2 * np.pi) % 1 * ANGLES
-    radius = r.copy()
+    radius, low, high = r.copy(), np.zeros_like(r), np.zeros_like(r)
     for i in range(len(knots) - 1):
         low, high, real_low, real_high = (_at(turn, k) for k in (knots[i], knots[i + 1], real_knots[i],
                                                                  real_knots[i + 1]))
