@@ -107,18 +107,18 @@ class Discriminator(nn.Module):
                 self.discriminator_1(F.avg_pool2d(x, 3, 2, 1, count_include_pad=False))]
 
 
-def deceit(on_fake):
+def deceit(on_fake) -> torch.Tensor:
     """−mean D(fake), over the scales: G's part of the hinge loss."""
     return sum(-scale[-1].float().mean() for scale in on_fake) / len(on_fake)
 
 
-def matching(on_fake, on_real):
+def matching(on_fake, on_real) -> torch.Tensor:
     """10 · L1 of the inner layers, over the scales."""
     return 10 * sum(F.l1_loss(a.float(), b.float()) for fake, real in zip(on_fake, on_real, strict=True)
                     for a, b in zip(fake[:-1], real[:-1], strict=True)) / len(on_fake)
 
 
-def hinge(on_both, n: int):
+def hinge(on_both, n: int) -> torch.Tensor:
     """D's loss on a batch of `n` fake images and the real ones after them."""
     return sum(F.relu(1 - scale[-1][n:].float()).mean() + F.relu(1 + scale[-1][:n].float()).mean()
                for scale in on_both) / len(on_both)
