@@ -112,6 +112,20 @@ def test_stopped_is_unstopped_and_a_change_redoes_what_depends_on_it(two_dataset
         f"{c}_phantom_{d}_2" for c in ("rso", "long", "rsp_uniform", "rsp_warp") for d in ("dsb_like", "ukb_like"))])
 
 
+def test_rsa_is_validated_on_both_datasets(two_datasets, tmp_path, monkeypatch):
+    seen = []
+
+    def train(config, *, run, validation, **_):
+        run.mkdir(parents=True)
+        seen.append(validation)
+
+    monkeypatch.setattr(stages.sfera, "train", train)
+    made = stages.Stages(CONFIG, "tiny", "phantom/dsb_like", "phantom/ukb_like", two_datasets, tmp_path)
+    made.rsa(0)
+    made.rso("phantom/ukb_like", 0)
+    assert seen == ["phantom/dsb_like:validation,phantom/ukb_like:validation", "phantom/ukb_like:validation"]
+
+
 def test_processes_share_the_stages(two_datasets, tmp_path, work, monkeypatch):
     """Threads here; a lock on a file does not tell them from processes."""
     made, _ = work

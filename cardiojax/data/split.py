@@ -2,8 +2,8 @@
 
 import dataclasses
 import logging
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import tensorflow_datasets as tfds
@@ -15,20 +15,13 @@ from cardiojax.study import Study
 log = logging.getLogger("cardiojax")
 
 
-@runtime_checkable
-class Source(Protocol):
-    """Things by their number, mostly records: a list, a TFDS data source, several of them."""
-
-    def __len__(self) -> int: ...
-    def __getitem__(self, i: int, /) -> Any: ...
-
-
+@Sequence.register
 @dataclasses.dataclass(frozen=True)
 class Split:
     """Studies of one or more `NAME:SPLIT`: a sequence of `Study`, and what a first pass over them found."""
 
     name: str
-    source: Source
+    source: Sequence[dict]
     index: np.ndarray                 # the usable records
     volumes_ml: np.ndarray            # (N, 2)
     slice_spacing_mm: np.ndarray      # (N,)
@@ -45,7 +38,7 @@ class Split:
 class _Joined:
     """Several data sources as one random-access source."""
 
-    def __init__(self, sources: list[Source]):
+    def __init__(self, sources: list[Sequence[dict]]):
         self.sources, self.ends = sources, np.cumsum([len(s) for s in sources])
 
     def __len__(self) -> int:
@@ -64,7 +57,7 @@ def open_split(spec: str, data_dir: Path, need_volumes: bool = True) -> Split:
     return usable(spec, _Joined([_open_one(s.strip(), data_dir) for s in spec.split(",")]), need_volumes)
 
 
-def usable(name: str, source: Source, need_volumes: bool = True) -> Split:
+def usable(name: str, source: Sequence[dict], need_volumes: bool = True) -> Split:
     """A split of these records, but for those without volumes."""
     index, volumes, spacings, slices, real = [], [], [], [], set()
     for i in range(len(source)):
@@ -98,14 +91,14 @@ def open_pair(training: str, validation: str | None, data_dir: Path, need_volume
     Raises DataError where a patient is in both.
     """
     validation = validation or default_validation(training)
-    pair = open_split(training, data_dir, need_volumes), open_split(validation, data_dir, need_volumes)
+    pair = tuple(open_split(s, data_dir, need_volumes) for s in (training, validation))
     if shared := pair[0].ancestors & pair[1].ancestors:
         raise DataError(f"{len(shared)} patients are in both {training} and {validation}: "
                         f"{', '.join(sorted(shared)[:3])}")
     return pair
 
 
-def _open_one(spec: str, data_dir: Path) -> Source:
+def _open_one(spec: str, data_dir: Path) -> Sequence[dict]:
     name, colon, split = spec.partition(":")
     if not colon:
         raise DataError(f"'{spec}' is not NAME:SPLIT, for example acdc:train")

@@ -4,6 +4,8 @@ import dataclasses
 import math
 from collections.abc import Sequence
 
+import numpy as np
+from jaxtyping import Float
 from scipy.special import ndtr
 
 from cardiojax.study import Study
@@ -55,8 +57,8 @@ def p_below(limit: float, mean: float, std: float) -> float:
     return float(ndtr((limit - mean) / std))
 
 
-def reasons_to_refer(study: Study, *, mean_ml: Sequence[float], ef_std_percent: float, distance: float,
-                     ed_area: Sequence[float] | None) -> list[str]:
+def reasons_to_refer(study: Study, *, mean_ml: Sequence[float] | Float[np.ndarray, "2"], ef_std_percent: float,
+                     distance: float, ed_area: Sequence[float] | Float[np.ndarray, " s"] | None) -> list[str]:
     """Why a person should look at a study, beside its own notes.
 
     mean_ml: predicted (EDV, ESV). distance: from the training studies, 1 for the farthest validation study.

@@ -9,7 +9,7 @@ from jaxtyping import Array, Float
 
 PERCEPTUAL_WEIGHTS = (1 / 32, 1 / 16, 1 / 8, 1 / 4, 1.0)       # of the five depths, shallow first
 
-Features = Sequence[Sequence[Float[Array, "n p q c"]]]          # of a discriminator, by scale and layer; scores last
+Features = Sequence[Sequence[Float[Array, "n ..."]]]          # of a discriminator, by scale and layer; scores last
 
 
 def masked_rmse(predicted: Float[Array, "..."], target: Float[Array, "..."], weight: Float[Array, "..."],

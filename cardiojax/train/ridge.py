@@ -1,13 +1,13 @@
 """Bayesian ridge on SFERA's features, fitted by scikit-learn (paper, Methods: "as a final step")."""
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Array, Float
 from sklearn.linear_model import BayesianRidge
 
 from cardiojax.models.ridge import Ridge
 
 
-def fit(features: Float[np.ndarray, "n f"], targets: Float[np.ndarray, "n 2"]) -> Ridge:
+def fit(features: Float[np.ndarray, "n f"], targets: Float[Array | np.ndarray, "n 2"]) -> Ridge:
     """Fit EDV and ESV (columns of `targets`) on features, in scikit-learn's float64. Needs at least two studies."""
     features, targets = np.asarray(features, np.float64), np.asarray(targets, np.float64)
     models = [BayesianRidge().fit(features, targets[:, k]) for k in range(2)]
