@@ -1,4 +1,7 @@
-"""Eight fake devices everywhere, one compilation cache, nothing optimised: tests check numbers, not speed."""
+"""Eight fake devices everywhere, one compilation cache, nothing optimised: tests check numbers, not speed.
+
+On a machine with a GPU, `JAX_PLATFORMS=cuda python -m pytest -m gpu` compares it with the CPU.
+"""
 
 import os
 import signal
@@ -6,18 +9,30 @@ import tempfile
 from pathlib import Path
 
 DEVICES = 8
-os.environ["XLA_FLAGS"] = f"--xla_force_host_platform_device_count={DEVICES}"
-os.environ["JAX_PLATFORMS"] = "cpu"
+FAKE = f"--xla_force_host_platform_device_count={DEVICES}"
+os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '').replace(FAKE, '')} {FAKE}".strip()
+platforms = os.environ.get("JAX_PLATFORMS", "cpu").split(",")
+os.environ["JAX_PLATFORMS"] = ",".join(dict.fromkeys([*platforms, "cpu"]))       # what a GPU is compared with
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(Path(tempfile.gettempdir()) / "cardiojax-test-cache"))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.3")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
+import beartype  # noqa: E402
 import jax  # noqa: E402
+import jaxtyping  # noqa: E402
 import nibabel as nib  # noqa: E402
 import numpy as np  # noqa: E402
 import pytest  # noqa: E402
 
-jax.config.update("jax_disable_most_optimizations", True)
+jax.config.update("jax_disable_most_optimizations", platforms == ["cpu"])
+# annotated shapes and types are checked, in tests alone; as type checkers have it, an int is a float
+checked = beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))
+jaxtyping.install_import_hook("cardiojax", f"{__name__}.checked")
+
+
+def pytest_runtest_setup(item):
+    if item.get_closest_marker("gpu") and jax.default_backend() != "gpu":
+        pytest.skip("no GPU here, or not asked for: JAX_PLATFORMS=cuda python -m pytest -m gpu")
 
 
 def terminate_at(parallel, step: int):

@@ -1,29 +1,53 @@
 """Two processes are one, and a killed one is started again: through the command line, as a user runs it."""
 
 import os
+import re
 import signal
+import socket
 import subprocess
 import sys
 import time
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 
 from cardiojax import data
-from cardiojax.cli.main import main
+from cardiojax.cli.main import PREEMPTED, main
 from cardiojax.errors import InputError
 from cardiojax.train import hosts
+from cardiojax.train.parallel import Parallel
+from tests import sgd_step
 
+ROOT = Path(__file__).parents[1]
+STEPS = 6
 TRAIN = ("train", "sfera", "--preset", "tiny", "--data", "phantom/dsb_like:train", "--width", "2", "--spatial-features",
-         "6", "--lstm-features", "5", "--batch", "4", "--evaluate-every", "2", "--steps", "6", "--data-dir")
+         "6", "--lstm-features", "5", "--batch", "4", "--evaluate-every", "2", "--steps", str(STEPS), "--data-dir")
 
 
-def local(data_dir: Path, run: Path, *more: str) -> subprocess.Popen:
-    env = {**os.environ, "XLA_FLAGS": "", "JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}
-    return subprocess.Popen([sys.executable, "-m", "cardiojax", "local", "--processes", "2", "--devices", "2", "--",
-                             *TRAIN, str(data_dir), "--run", str(run), *more], cwd=Path(__file__).parents[1], env=env,
-                            stderr=subprocess.PIPE, text=True)
+def python(*words: str, process: int | None = None) -> subprocess.Popen:
+    """A Python of its own; as `process` of two, with two devices."""
+    flags = "" if process is None else "--xla_force_host_platform_device_count=2"
+    env = {**os.environ, "XLA_FLAGS": flags, "JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}
+    return subprocess.Popen([sys.executable, "-m", *words], cwd=ROOT, env=env, stderr=subprocess.PIPE, text=True)
+
+
+def local(data_dir: Path, run: Path) -> subprocess.Popen:
+    return python("cardiojax", "local", "--processes", "2", "--devices", "2", "--", *TRAIN, str(data_dir), "--run",
+                  str(run))
+
+
+def free_address() -> str:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return f"127.0.0.1:{free.getsockname()[1]}"
+
+
+def wait_for(path: Path, *processes: subprocess.Popen):
+    while not path.exists():
+        assert all(p.poll() is None for p in processes), [p.stderr.read() for p in processes if p.poll() is not None]
+        time.sleep(0.01)
 
 
 def weights(run: Path) -> dict[str, np.ndarray]:
@@ -31,42 +55,88 @@ def weights(run: Path) -> dict[str, np.ndarray]:
         return {name: arrays[name] for name in arrays.files}
 
 
+@pytest.mark.slow
+def test_the_gradients_of_two_processes_are_those_of_one(phantom_data, tmp_path):
+    """As steps of SGD, by jit and by pmap, with unequal numbers of real slices; the statistics and the loss too."""
+    parts = [next(data.training_batches(sgd_step.task(phantom_data).training, size_px=75, batch=8, slices=16,
+                                        seed=sgd_step.SEED, process=i, processes=2)).n_slices for i in range(2)]
+    assert parts[0].sum() != parts[1].sum()
+    address = free_address()
+    two = [python("tests.sgd_step", address, str(i), str(phantom_data), str(tmp_path), process=i) for i in range(2)]
+    sgd_step.fit(phantom_data, tmp_path / "one", "jit", jax.devices()[:1])
+    said = [process.communicate()[1] for process in two]
+    assert [process.returncode for process in two] == [0, 0], said
+
+    task = sgd_step.task(phantom_data)
+    start = task.init(jax.random.split(jax.random.key(sgd_step.SEED))[0])
+    like = Parallel(task, devices=jax.devices()[:1]).abstract(start)
+
+    def stepped(name):
+        with sgd_step.opened(tmp_path / name) as run:
+            return run.restore(like)[0]
+
+    one = stepped("one")
+    for mode in ("jit", "pmap"):
+        found = stepped(mode)
+        for ours, truth, before in zip(*(jax.tree.leaves(s.params) for s in (found, one, start)), strict=True):
+            assert np.abs(truth - before).max() > 0
+            np.testing.assert_allclose(ours - before, truth - before, rtol=2e-4, atol=2e-6)
+        for ours, truth in zip(*(jax.tree.leaves(s.stats) for s in (found, one)), strict=True):
+            np.testing.assert_allclose(ours, truth, rtol=1e-4, atol=1e-6)
+
+
 @pytest.fixture(scope="module")
 def uninterrupted(phantom_data, tmp_path_factory):
     run = tmp_path_factory.mktemp("two") / "run"
     process = local(phantom_data, run)
-    assert process.wait() == 0, process.stderr.read()
+    _, said = process.communicate()
+    assert process.returncode == 0, said
     return run
 
 
-@pytest.mark.slow
-def test_two_processes_are_one(phantom_data, uninterrupted, tmp_path):
-    """The same batches, so the same losses and weights, to the order of their sums; also by pmap."""
-    assert main([*TRAIN, str(phantom_data), "--run", str(tmp_path / "one"), "--batch", "8"]) == 0       # 8 devices
-    process = local(phantom_data, tmp_path / "pmap", "--parallel", "pmap", "--batch", "8")
-    assert process.wait() == 0, process.stderr.read()
-    one, two = weights(tmp_path / "one"), weights(tmp_path / "pmap")
-    for name in (n for n in one if n.startswith("params/")):
-        np.testing.assert_allclose(two[name], one[name], rtol=2e-2, atol=2e-4, err_msg=name)
-    assert len((uninterrupted / "metrics.jsonl").read_text().splitlines()) == 6 + 3      # the first process alone
+@pytest.fixture(scope="module")
+def preempted(phantom_data, tmp_path_factory):
+    """SIGTERM to the second of two processes before their first step: the run, and what each said as it ended."""
+    run, address = tmp_path_factory.mktemp("preempted") / "run", free_address()
+    two = [python("cardiojax", *TRAIN, str(phantom_data), "--run", str(run), "--coordinator", address, "--processes",
+                  "2", "--process", str(i), process=i) for i in range(2)]
+    wait_for(run / "config.json", *two)              # they have met, and are about to compile
+    two[1].send_signal(signal.SIGTERM)
+    said = [process.communicate()[1] for process in two]
+    return run, [(process.returncode, text) for process, text in zip(two, said, strict=True)]
 
 
 @pytest.mark.slow
-def test_a_killed_process_costs_nothing(phantom_data, uninterrupted, tmp_path):
-    """SIGKILL in one of the two; all are started again and end as if nothing had been."""
-    process = local(phantom_data, tmp_path / "run")
-    while not (tmp_path / "run" / "checkpoints" / "2").exists():
-        assert process.poll() is None, process.stderr.read()
-        time.sleep(0.01)
+def test_sigterm_to_one_of_two_stops_both_at_the_same_step(preempted):
+    run, ends = preempted
+    stopped = []
+    for code, said in ends:
+        assert code == PREEMPTED, said
+        stopped += re.findall(rf"stopped at step (\d+) of {STEPS} and saved", said)
+    assert len(stopped) == 2
+    assert len(set(stopped)) == 1
+    assert max(int(p.name) for p in (run / "checkpoints").iterdir()) == int(stopped[0]) < STEPS
+
+
+@pytest.mark.slow
+def test_stopped_gone_on_with_and_killed_costs_nothing(phantom_data, uninterrupted, preempted):
+    """The run that SIGTERM stopped goes on; then SIGKILL in one of the two: all are started again. The weights are
+    those of a run that nothing happened to, to the bit."""
+    run = preempted[0]
+    at = max(int(p.name) for p in (run / "checkpoints").iterdir())
+    process = local(phantom_data, run)
+    wait_for(run / "checkpoints" / str(at // 2 * 2 + 2), process)
     children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
     os.kill(int(children[1]), signal.SIGKILL)
     _, said = process.communicate()
     assert process.returncode == 0, said
+    assert f"resumed at step {at}\n" in said
     assert "starting all 2 again" in said
-    assert "resumed at step" in said
-    again, whole = weights(tmp_path / "run"), weights(uninterrupted)
+    assert said.count("resumed at step") == 2
+    again, whole = weights(run), weights(uninterrupted)
     for name in whole:
         np.testing.assert_array_equal(again[name], whole[name], err_msg=name)
+    assert len((uninterrupted / "metrics.jsonl").read_text().splitlines()) == STEPS + 3      # the first process alone
 
 
 def test_processes_share_each_batch(phantom_data):

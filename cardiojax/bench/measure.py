@@ -38,9 +38,12 @@ class Side:
         self.child.send_signal(signal.SIGSTOP)
 
     def heard(self):
-        line = self.child.stdout.readline()
+        out, errors = self.child.stdout, self.child.stderr
+        assert out is not None                       # pipes, as was asked
+        assert errors is not None
+        line = out.readline()
         if not line:
-            last = (self.child.stderr.read().strip().splitlines() or ["it said nothing"])[-1]
+            last = (errors.read().strip().splitlines() or ["it said nothing"])[-1]
             raise InputError(f"{self.spec.name} cannot be measured: {last}")
         return json.loads(line)
 
@@ -52,7 +55,8 @@ class Side:
 
     def end(self):
         self.child.send_signal(signal.SIGCONT)
-        self.child.stdin.close()
+        if self.child.stdin is not None:
+            self.child.stdin.close()
         self.peak_memory_bytes = self.heard()
         self.child.wait()
 

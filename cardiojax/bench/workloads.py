@@ -45,11 +45,20 @@ class Spec:
 
     @property
     def config(self) -> SferaConfig | GauganConfig:
-        """The preset, without a perceptual network: neither side has one."""
-        config = (SFERA_PRESETS if self.network == "sfera" else GAUGAN_PRESETS)[self.preset]
-        config = dataclasses.replace(config, batch=self.batch or config.batch,
-                                     net=dataclasses.replace(config.net, dtype=self.dtype))
-        return config if self.network == "sfera" else dataclasses.replace(config, perceptual="none")
+        return self.sfera if self.network == "sfera" else self.gaugan
+
+    @property
+    def sfera(self) -> SferaConfig:
+        config = SFERA_PRESETS[self.preset]
+        return dataclasses.replace(config, batch=self.batch or config.batch,
+                                   net=dataclasses.replace(config.net, dtype=self.dtype))
+
+    @property
+    def gaugan(self) -> GauganConfig:
+        """Without a perceptual network: neither side has one."""
+        config = GAUGAN_PRESETS[self.preset]
+        return dataclasses.replace(config, batch=self.batch or config.batch, perceptual="none",
+                                   net=dataclasses.replace(config.net, dtype=self.dtype))
 
     @property
     def network(self) -> str:
@@ -81,8 +90,8 @@ def ours(spec: Spec) -> Workload:
 
 def task_of(spec: Spec, split: Split) -> SferaTask | GauganTask:
     if spec.task == "sfera":
-        return SferaTask(spec.config, split, split)
-    return GauganTask(spec.config, Frames(split), Frames(split))
+        return SferaTask(spec.sfera, split, split)
+    return GauganTask(spec.gaugan, Frames(split), Frames(split))
 
 
 def training(spec: Spec) -> Workload:
@@ -102,7 +111,7 @@ def training(spec: Spec) -> Workload:
 
 def generation(spec: Spec) -> Workload:
     """From masks on the device to images there, by the function that `GauganModel.generate` calls."""
-    config, frames = spec.config, Frames(split_of(spec))
+    config, frames = spec.gaugan, Frames(split_of(spec))
     model = GauganModel(config.net, frames.labels, *new_networks(config.net, jax.random.key(0))[:2])
     masks = jnp.asarray(padded(frames_of(frames, config).masks, padded_px(config.net.size_px, config.net.upsamplings),
                                "constant"))
@@ -124,7 +133,7 @@ def studies_of(split: Split, config: SferaConfig) -> Batch:
 def prediction(spec: Spec) -> Workload:
     """From arrays on the host to volumes with deviations on the host, one view, by the function that
     `SferaModel.predict` calls."""
-    config, split = dataclasses.replace(spec.config, views=1), split_of(spec)
+    config, split = dataclasses.replace(spec.sfera, views=1), split_of(spec)
     _, params, stats = new_network(config.net, jax.random.key(0))
     scaling, batch = Scaling.of(split.volumes_ml, split.slice_spacing_mm), studies_of(split, config)
     width = 2 * config.net.lstm_features
@@ -178,7 +187,7 @@ def torch_gaugan(spec: Spec):
     import torch
 
     from cardiojax.bench.twins import spade_torch
-    net, batch = spec.config.net, frames_of(Frames(split_of(spec)), spec.config)
+    net, batch = spec.gaugan.net, frames_of(Frames(split_of(spec)), spec.gaugan)
     size = padded_px(net.size_px, net.upsamplings)
     trainer = spade_torch.Trainer(
         spade_torch.Generator(net.classes, net.channels, net.ngf, net.hidden, net.upsamplings),
@@ -195,7 +204,7 @@ def torch_sfera(spec: Spec):
     import torch
 
     from cardiojax.bench.twins import sfera_torch
-    net, batch = spec.config.net, studies_of(split_of(spec), spec.config)
+    net, batch = spec.sfera.net, studies_of(split_of(spec), spec.sfera)
     trainer = sfera_torch.Trainer(
         sfera_torch.Sfera(net.size_px, net.width, net.blocks, net.spatial_features, net.lstm_features, net.dropout),
         spec.dtype == "bfloat16", torch_device(), spec.compiled)

@@ -64,7 +64,7 @@ def compiled_once():
     """Stages of the same shapes share a compilation: each is a training of its own, which JAX would compile anew."""
     import jax
 
-    if jax.config.jax_compilation_cache_dir:
+    if jax.config.jax_compilation_cache_dir:         # pyright: ignore[reportAttributeAccessIssue]  made at run time
         yield
         return
     with tempfile.TemporaryDirectory(prefix="cardiojax-") as folder:

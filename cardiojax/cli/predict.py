@@ -84,7 +84,7 @@ def main(argv: list[str]) -> int:
             writer.writeheader()
         for study, found_or_why in track(measured(todo, read, model.predict, max(1, args.workers)),
                                          description="studies", total=len(todo), disable=len(todo) < 2):
-            if study is None:
+            if study is None or isinstance(found_or_why, str):
                 failed.append(found_or_why)
                 log.error("%s", found_or_why)
                 continue

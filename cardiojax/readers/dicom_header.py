@@ -7,6 +7,9 @@ from pathlib import Path
 
 import numpy as np
 import pydicom
+import pydicom.errors
+from pydicom.pixels.decoders.base import get_decoder
+from pydicom.pixels.processing import apply_modality_lut
 
 from cardiojax.errors import StudyError, one_line
 from cardiojax.readers.geometry import Plane
@@ -37,9 +40,9 @@ class Image:
         """(rows, columns) in the scanner's values. Raises ValueError and what pydicom raises where it cannot."""
         dataset = pydicom.dcmread(self.path)
         syntax = dataset.file_meta.get("TransferSyntaxUID")
-        if syntax is not None and syntax.is_compressed and not pydicom.pixels.get_decoder(syntax).is_available:
+        if syntax is not None and syntax.is_compressed and not get_decoder(syntax).is_available:
             raise ValueError(f"compressed as {syntax.name}, which needs `pip install 'cardiojax[compressed]'`")
-        pixels = pydicom.pixels.apply_modality_lut(dataset.pixel_array, dataset).astype(np.float32)
+        pixels = apply_modality_lut(dataset.pixel_array, dataset).astype(np.float32)
         if pixels.ndim != 2:
             raise ValueError(f"pixels of shape {pixels.shape}, expected one grey image")
         return -pixels if dataset.get("PhotometricInterpretation") == "MONOCHROME1" else pixels

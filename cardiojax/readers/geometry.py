@@ -90,7 +90,7 @@ def slice_spacing_mm(positions_mm: np.ndarray, study_id: str, fallback_mm: float
     return spacing, gaps
 
 
-def masks_onto(planes: list[Plane], mask: nib.nifti1.Nifti1Image, study_id: str, phase: str) -> np.ndarray:
+def masks_onto(planes: list[Plane], mask: nib.Nifti1Image, study_id: str, phase: str) -> np.ndarray:
     """A 3D label image on the grids of DICOM slices: (S, H, W) uint8, matched by position, not by order.
 
     Planes pair one to one within 3 mm. A slice without a partner is background and is named, and so is a mask

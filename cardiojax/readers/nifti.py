@@ -6,6 +6,9 @@ from pathlib import Path
 
 import nibabel as nib
 import numpy as np
+from nibabel.filebasedimages import ImageFileError
+from nibabel.openers import ImageOpener
+from nibabel.spatialimages import HeaderDataError
 
 from cardiojax.errors import StudyError, one_line
 from cardiojax.readers import geometry
@@ -19,7 +22,7 @@ ACDC_LABELS = {1: 3, 2: 2, 3: 1}        # theirs: 1 RV, 2 myocardium, 3 LV
 Pair = tuple[Path, Path]
 # what nibabel and numpy raise over a damaged file
 UNREADABLE = (OSError, EOFError, ValueError, OverflowError, IndexError, KeyError, TypeError, MemoryError,
-              nib.filebasedimages.ImageFileError, nib.spatialimages.HeaderDataError)
+              ImageFileError, HeaderDataError)
 
 
 def read_nifti_study(frames: Pair, masks: Pair | None = None, label_map: dict[int, int] | None = None,
@@ -33,7 +36,7 @@ def read_nifti_study(frames: Pair, masks: Pair | None = None, label_map: dict[in
     if ed.shape != es.shape or len(ed.shape) != 3:
         raise StudyError(f"study {study_id}: ED {ed.shape} and ES {es.shape} must be 3D and of one shape")
     zooms = tuple(float(z) for z in ed.header.get_zooms()[:3])
-    if not np.allclose(np.linalg.norm(ed.affine[:3, :3], axis=0), zooms, rtol=1e-2):
+    if not np.allclose(np.linalg.norm(np.asarray(ed.affine)[:3, :3], axis=0), zooms, rtol=1e-2):
         log.info("study %s: the affine lacks the spacing, pixdim %s mm is used", study_id, zooms)
     labels = None
     if masks:
@@ -41,7 +44,7 @@ def read_nifti_study(frames: Pair, masks: Pair | None = None, label_map: dict[in
                            for m, phase in zip(masks, ("ED", "ES"), strict=True)], axis=-1)
         labels = relabel(labels, label_map, study_id)
     images = stack([pixels(i, study_id).astype(np.float32) for i in (ed, es)])
-    normal_lps = ed.affine[:3, 2] * [-1, -1, 1]
+    normal_lps = np.asarray(ed.affine)[:3, 2] * [-1, -1, 1]
     if geometry.towards_apex(normal_lps, study_id, acquisition_order=1.0) < 0:
         images, labels = images[::-1], None if labels is None else labels[::-1]
     return Study(study_id=study_id, frames=images, masks=labels, slice_spacing_mm=zooms[2],
@@ -72,7 +75,7 @@ def read_nifti_cine(file: Path, frames: tuple[int, int] | None = None, study_id:
         log.info("study %s: ED is phase %d, ES phase %d of %d", study_id, *frames, phases)
     if not all(1 <= n <= phases for n in frames):
         raise StudyError(f"study {study_id}: there is no phase {max(frames)}, the cine has {phases}")
-    order = geometry.towards_apex(image.affine[:3, 2] * [-1, -1, 1], study_id, acquisition_order=1.0)
+    order = geometry.towards_apex(np.asarray(image.affine)[:3, 2] * [-1, -1, 1], study_id, acquisition_order=1.0)
     images, labels = (None if a is None else stack([a[..., n - 1] for n in frames])[::order] for a in (cine, labels))
     zooms = [float(z) for z in image.header.get_zooms()]
     return Study(study_id=study_id, frames=images, masks=None if labels is None else relabel(labels, None, study_id),
@@ -88,7 +91,7 @@ def labelled_phases(labels: np.ndarray, study_id: str) -> tuple[int, int]:
     return int(ed) + 1, int(es) + 1
 
 
-def read_mask(mask: nib.nifti1.Nifti1Image, image: nib.nifti1.Nifti1Image, phase: str, study_id: str) -> np.ndarray:
+def read_mask(mask: nib.Nifti1Image, image: nib.Nifti1Image, phase: str, study_id: str) -> np.ndarray:
     """Labels on the image's slices, (z, y, x): as they stand on the same grid, else matched by physical position."""
     if np.allclose(mask.affine, image.affine, atol=1e-3):
         if mask.shape != image.shape:
@@ -119,7 +122,7 @@ def read_acdc(folder: Path) -> Study:
 def acdc_info(folder: Path) -> dict[str, str]:
     """ED and ES (1-based frames), Group and the rest of Info.cfg. Raises StudyError where ED or ES is missing."""
     parser = configparser.ConfigParser()
-    parser.optionxform = str
+    parser.optionxform = str             # pyright: ignore[reportAttributeAccessIssue]  the way it is documented
     try:
         parser.read_string("[info]\n" + (folder / "Info.cfg").read_text())
         info = dict(parser["info"])
@@ -140,10 +143,10 @@ def existing(folder: Path, stem: str, required: bool = True) -> Path | None:
     return None
 
 
-def load(file: Path, study_id: str) -> nib.nifti1.Nifti1Image:
+def load(file: Path, study_id: str) -> nib.Nifti1Image:
     try:
         image = nib.load(file)
-        with nib.openers.ImageOpener(str(file)) as stream:      # nibabel turns a spacing of zero into 1 mm, unasked
+        with ImageOpener(str(file)) as stream:      # nibabel turns a spacing of zero into 1 mm, unasked
             spacing = type(image.header).from_fileobj(stream, check=False)["pixdim"][1:4]
     except UNREADABLE as error:
         raise StudyError(f"study {study_id}: cannot read {Path(file).name} ({one_line(error)})") from None
@@ -152,7 +155,7 @@ def load(file: Path, study_id: str) -> nib.nifti1.Nifti1Image:
     return image
 
 
-def pixels(image: nib.nifti1.Nifti1Image, study_id: str) -> np.ndarray:
+def pixels(image: nib.Nifti1Image, study_id: str) -> np.ndarray:
     try:
         return np.asarray(image.dataobj)
     except UNREADABLE as error:

@@ -21,6 +21,7 @@ from array_record.python.array_record_module import ArrayRecordWriter
 from jaxtyping import Float, UInt8
 from tensorflow_datasets.core import file_adapters, naming
 from tensorflow_datasets.core.dataset_info import DatasetIdentity
+from tensorflow_datasets.core.splits import SplitDict
 from tqdm import tqdm
 
 from cardiojax.data import Split, records
@@ -216,7 +217,7 @@ def write_info(folder: Path, lengths: Mapping[str, list[int]]):
         description="Synthetic studies: masks descended from real patients' ones, painted by a GauGAN.",
         features=records.features(), disable_shuffling=True)
     info.set_file_format(file_adapters.FileFormat.ARRAY_RECORD)
-    info.set_splits(tfds.core.splits.SplitDict([tfds.core.SplitInfo(
+    info.set_splits(SplitDict([tfds.core.SplitInfo(
         name=split, shard_lengths=list(of_split),
         num_bytes=sum((folder / shard_name(split, i, len(of_split))).stat().st_size for i in range(len(of_split))),
         filename_template=naming.ShardedFileTemplate(

@@ -111,7 +111,7 @@ def _distances(masks: UInt8[np.ndarray, "h w 2"]) -> Float[np.ndarray, "2 3 h w"
     """Signed distances of the three regions of one slice at ED and ES."""
     frames = masks.transpose(2, 0, 1)
     regions = np.stack([frames == LV, (frames == LV) | (frames == MYOCARDIUM), frames == RV], axis=1)
-    there = regions.any(axis=(2, 3))
+    there = np.asarray(regions.any(axis=(2, 3)))
     out = np.full(regions.shape, FAR, np.float32)
     for t, r in np.argwhere(there):
         out[t, r] = signed_distance(regions[t, r])

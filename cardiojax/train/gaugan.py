@@ -6,12 +6,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import flax
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from flax import nnx
+from flax import nnx, struct
 from jaxtyping import Array, Integer
 
 from cardiojax import data
@@ -41,7 +40,7 @@ from cardiojax.train.average import averaged
 STATISTICS_BATCHES = 20    # of training masks, that the averaged generator's statistics are re-estimated from
 
 
-@flax.struct.dataclass
+@struct.dataclass
 class State:
     """The state of a training, as checkpoints keep it; `ema` is the average of the generator's parameters, to evaluate.
 
@@ -123,7 +122,7 @@ class GauganTask:
         generator, generator_opt = self._updated(self.generator_optimiser, gradients, state.generator,
                                                  state.generator_opt, axis_name)
         ema = averaged(state.ema, generator, self.config.ema, state.step)
-        state = state.replace(generator=generator, generator_opt=generator_opt, ema=ema)
+        state = dataclasses.replace(state, generator=generator, generator_opt=generator_opt, ema=ema)
 
         gradients, state, d_metrics = parallel.gradients(
             discriminator_loss, state.discriminator, state, (images, labels, fresh_noise), self.options.accumulate)
@@ -132,7 +131,7 @@ class GauganTask:
         metrics |= d_metrics
         if axis_name is not None:
             metrics = jax.lax.pmean(metrics, axis_name)
-        return state.replace(step=state.step + 1, discriminator=discriminator,
+        return dataclasses.replace(state, step=state.step + 1, discriminator=discriminator,
                              discriminator_opt=discriminator_opt), metrics
 
     def _maps(self, state: State, labels):
@@ -178,18 +177,18 @@ class GauganTask:
             total, metrics["g_perceptual"] = total + perceptual_loss, perceptual_loss
         if self.config.net.style:
             metrics["kl"] = divergence
-        state = state.replace(generator_stats=generator_stats, discriminator_stats=discriminator_stats)
+        state = dataclasses.replace(state, generator_stats=generator_stats, discriminator_stats=discriminator_stats)
         return total, (state, {"loss": total, **metrics})
 
     def _discriminator_loss(self, params, state: State, images, labels, noise, maps, axis_name):
         fake, stats, _ = self._fake(state.generator, state, images, labels, noise, maps, axis_name)
-        state = state.replace(generator_stats=stats)
+        state = dataclasses.replace(state, generator_stats=stats)
         discriminator, stats = self._after_power_iteration(params, state.discriminator_stats)
         fake_and_real = jnp.concatenate([jax.lax.stop_gradient(fake), images])
         outputs = discriminator(jnp.concatenate([labels, labels]), fake_and_real)
         n = len(fake)
         loss = losses.hinge_discriminator([[f[n:] for f in s] for s in outputs], [[f[:n] for f in s] for s in outputs])
-        return loss, (state.replace(discriminator_stats=stats), {"d_hinge": loss})
+        return loss, (dataclasses.replace(state, discriminator_stats=stats), {"d_hinge": loss})
 
     def evaluate(self, state: State, shard: Callable[[FrameBatch], FrameBatch]
                  ) -> tuple[dict[str, float], dict, dict[str, np.ndarray]]:

@@ -8,10 +8,11 @@ import math
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
+import grain.python as grain
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
@@ -41,7 +42,8 @@ class Task(Protocol):
     constants: Any
 
     def init(self, key: jax.Array) -> Any: ...
-    def batches(self, seed: int, process: int = 0, processes: int = 1, devices: int = 1) -> Iterator: ...
+    def batches(self, seed: int, process: int = 0, processes: int = 1, devices: int = 1
+                ) -> grain.DatasetIterator: ...
     def step(self, state: Any, batch: Any, key: jax.Array, constants: Any = (), axis_name: str | None = None
              ) -> tuple[Any, dict]: ...
     def evaluate(self, state: Any, shard: Callable) -> tuple[dict[str, float], dict, dict[str, np.ndarray]]: ...
@@ -74,8 +76,9 @@ def cost(task: Task, parallel: Parallel, batch: int, unit: str):
              parallel.devices[0].device_kind, compile_s)
     log.info("each process brings %s", shapes)
     log.info("numbers in the state: %s", ", ".join(f"{k} {n:,}" for k, n in sizes.items() if n > 1))
-    log.info("a device: %.3g GFLOP, %.2f GiB of arguments, %.2f GiB of temporaries", flops / 1e9,
-             memory.argument_size_in_bytes / 2**30, memory.temp_size_in_bytes / 2**30)
+    if memory is not None:
+        log.info("a device: %.3g GFLOP, %.2f GiB of arguments, %.2f GiB of temporaries", flops / 1e9,
+                 memory.argument_size_in_bytes / 2**30, memory.temp_size_in_bytes / 2**30)
 
 
 def fit(task: Task, run: Run, *, steps: int, batch: int, evaluate_every: int, seed: int, keep: str = "last",

@@ -6,12 +6,11 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-import flax
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from flax import nnx
+from flax import nnx, struct
 from jaxtyping import Array, Int
 
 from cardiojax import data
@@ -32,7 +31,7 @@ from cardiojax.train.ridge import fit as fit_ridge
 STATISTICS_STUDIES = 512       # training studies that the batch statistics are re-estimated from
 
 
-@flax.struct.dataclass
+@struct.dataclass
 class State:
     """The state of a training, as checkpoints keep it; `ema` is the average of `params`, for evaluation."""
 

@@ -24,6 +24,7 @@ class Builder(StudyBuilder):
 
     def _split_generators(self, dl_manager):
         """Made on all cores by one pool: each study depends on its variant and index alone."""
+        assert self.builder_config is not None
         make = functools.partial(make_record, self.builder_config.name)
         pool = concurrent.futures.ProcessPoolExecutor(os.cpu_count(), mp_context=multiprocessing.get_context("spawn"))
         made = {name: [pool.submit(make, i) for i in range(first, first + count)]

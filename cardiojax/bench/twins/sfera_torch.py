@@ -59,6 +59,11 @@ def augmented(frames, turn: float, scale: float, shift: float):
     return ((moved.clamp_min(1e-6)**gamma - 0.5) * contrast + 0.5).clamp(0, 1)
 
 
+def rmse(predicted, truth):
+    """In float32: autocast leaves predictions in bfloat16, and a loss of mixed types has no backward pass."""
+    return F.mse_loss(predicted.float(), truth).sqrt()
+
+
 class Trainer:
     """`step(frames, n_slices, volumes, areas)` → loss; `predict(frames, n_slices)` → volumes."""
 
@@ -75,7 +80,7 @@ class Trainer:
         real = torch.arange(frames.shape[1], device=frames.device) < n_slices.to(frames.device)[:, None]
         with self.autocast:
             predicted, slices = self.net(frames, real, n_slices)
-        loss = F.mse_loss(predicted, volumes).sqrt() + F.mse_loss(slices[real], areas[real]).sqrt()
+        loss = rmse(predicted, volumes) + rmse(slices[real], areas[real])
         self.opt.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_(self.net.parameters(), 1.0)

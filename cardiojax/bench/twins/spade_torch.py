@@ -107,6 +107,23 @@ class Discriminator(nn.Module):
                 self.discriminator_1(F.avg_pool2d(x, 3, 2, 1, count_include_pad=False))]
 
 
+def deceit(on_fake) -> torch.Tensor:
+    """−mean D(fake), over the scales: G's part of the hinge loss."""
+    return sum(-scale[-1].float().mean() for scale in on_fake) / len(on_fake)
+
+
+def matching(on_fake, on_real) -> torch.Tensor:
+    """10 · L1 of the inner layers, over the scales."""
+    return 10 * sum(F.l1_loss(a.float(), b.float()) for fake, real in zip(on_fake, on_real, strict=True)
+                    for a, b in zip(fake[:-1], real[:-1], strict=True)) / len(on_fake)
+
+
+def hinge(on_both, n: int) -> torch.Tensor:
+    """D's loss on a batch of `n` fake images and the real ones after them."""
+    return sum(F.relu(1 - scale[-1][n:].float()).mean() + F.relu(1 + scale[-1][:n].float()).mean()
+               for scale in on_both) / len(on_both)
+
+
 class Trainer:
     """G step, then D step on a fresh pass of the updated G: `step(one_hot, images)` → losses."""
 
@@ -128,9 +145,7 @@ class Trainer:
             with torch.no_grad():
                 on_real = self.run_d(one_hot, images)
             self.d.train()
-            g_loss = sum(-f[-1].float().mean() + 10 * sum(F.l1_loss(a.float(), b.float())
-                                                          for a, b in zip(f[:-1], r[:-1], strict=True))
-                         for f, r in zip(on_fake, on_real, strict=True)) / len(on_fake)
+            g_loss = deceit(on_fake) + matching(on_fake, on_real)
         self.g_opt.zero_grad()
         g_loss.backward()
         self.g_opt.step()
@@ -139,8 +154,7 @@ class Trainer:
             with torch.no_grad():
                 fake = self.run_g(one_hot)
             both = self.run_d(torch.cat([one_hot, one_hot]), torch.cat([fake, images]))
-            d_loss = sum(F.relu(1 - s[-1][n:].float()).mean() + F.relu(1 + s[-1][:n].float()).mean()
-                         for s in both) / len(both)
+            d_loss = hinge(both, n)
         self.d_opt.zero_grad()
         d_loss.backward()
         self.d_opt.step()

@@ -1,0 +1,49 @@
+"""A run of one step of SGD, alone or as one of two processes: its checkpoint shows the gradients themselves, of which
+RAdam would hide the size.
+
+    python -m tests.sgd_step COORDINATOR PROCESS DATA_DIR FOLDER
+"""
+
+import dataclasses
+import sys
+from pathlib import Path
+
+import jax
+import optax
+
+from cardiojax import data
+from cardiojax.config import SferaConfig, SferaNetConfig
+from cardiojax.train import hosts, loop, sfera
+from cardiojax.train.parallel import Mode, Parallel
+from cardiojax.train.run import Run
+
+CONFIG = SferaConfig(net=SferaNetConfig(size_px=75, width=2, spatial_features=6, lstm_features=5, dropout=0.1),
+                     batch=8, steps=1, evaluate_every=1, views=1)
+SEED = 3
+
+
+def task(data_dir: Path) -> sfera.SferaTask:
+    splits = [data.open_split(f"phantom/dsb_like:{split}", data_dir) for split in ("train", "validation")]
+    found = sfera.SferaTask(CONFIG, *splits)
+    found.optimiser = optax.sgd(1.0)
+    return found
+
+
+def opened(folder: Path) -> Run:
+    return Run(folder, {"task": "sfera", "preset": "tiny", "config": dataclasses.asdict(CONFIG), "seed": SEED,
+                        "data": {}, "parent": None})
+
+
+def fit(data_dir: Path, folder: Path, mode: Mode, devices: list | None = None):
+    found = task(data_dir)
+    with opened(folder) as run:
+        loop.fit(found, run, steps=1, batch=CONFIG.batch, evaluate_every=1, seed=SEED,
+                 parallel=Parallel(found, mode, devices))
+
+
+if __name__ == "__main__":
+    coordinator, process, data_dir, folder = sys.argv[1:]
+    hosts.join(coordinator, 2, int(process))
+    jax.config.update("jax_disable_most_optimizations", True)
+    for mode in ("jit", "pmap"):
+        fit(Path(data_dir), Path(folder) / mode, mode)
