@@ -15,7 +15,7 @@ from cardiojax.study import Study
 log = logging.getLogger("cardiojax")
 
 
-@Sequence.register
+@Sequence.register                # pyright: ignore[reportAttributeAccessIssue]
 @dataclasses.dataclass(frozen=True)
 class Split:
     """Studies of one or more `NAME:SPLIT`: a sequence of `Study`, and what a first pass over them found."""
