@@ -86,8 +86,8 @@ class GauganModel:
         """Write model.npz, whole or not at all."""
         write_arrays(file, self.arrays())
 
-    def apply(self, masks: Int[Array, "n h w"], styles: Float[Array, "n 256"] | None = None
-              ) -> Float[Array, "n h w c"]:
+    def apply(self, masks: Int[Array | np.ndarray, "n h w"],
+              styles: Float[Array | np.ndarray, "n 256"] | None = None) -> Float[Array, "n h w c"]:
         """Images in [−1, 1] of masks of an allowed size, in one call to the device; the result stays there."""
         styles = jnp.zeros((len(masks), STYLE)) if styles is None else styles
         return _paint(self.net, self._weights, masks, styles)
