@@ -27,7 +27,9 @@ import pytest  # noqa: E402
 jax.config.update("jax_disable_most_optimizations", platforms == ["cpu"])
 # annotated shapes and types are checked, in tests alone; as type checkers have it, an int is a float
 checked = beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))
-jaxtyping.install_import_hook("cardiojax", f"{__name__}.checked")
+# (not the command line's: tyro checks that, and its MISSING is of no type)
+PACKAGES = sorted({file.stem for file in (Path(__file__).parent / "cardiojax").glob("[a-z]*")} - {"cli", "py"})
+jaxtyping.install_import_hook([f"cardiojax.{name}" for name in PACKAGES], f"{__name__}.checked")
 
 
 def pytest_runtest_setup(item):

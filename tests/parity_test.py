@@ -144,8 +144,8 @@ def test_sfera_is_its_twin():
     def gradient(params):
         def loss(params):
             out = nnx.merge(graph, params, rest, copy=True)(frames, n_slices, train=True)
-            total = (losses.masked_rmse(out.volumes, given["volumes"], jnp.ones((3, 2)))
-                     + losses.masked_rmse(out.areas, given["areas"], real))
+            total = (losses.masked_rmse(out.volumes, jnp.asarray(given["volumes"]), jnp.ones((3, 2)))
+                     + losses.masked_rmse(out.areas, jnp.asarray(given["areas"]), real))
             return total, out
         return jax.value_and_grad(loss, has_aux=True)(params)
 

@@ -4,6 +4,7 @@ import json
 import pickle
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
@@ -125,7 +126,7 @@ def test_vgg_of_keras_sees_the_same(tmp_path):
     assert port_vgg.port(tmp_path / "vgg19.h5", tmp_path / "vgg19.npz")[0] == "vgg19"
     weights = perceptual.read_vgg("vgg19", tmp_path / "vgg19.npz")
     rgb = rng.uniform(0, 1, (1, 6, 6, 3)).astype(np.float32)
-    ours, = vgg.activations(weights, vgg.imagenet_scaled(2 * rgb - 1), ("relu1_1",))
+    ours, = vgg.activations(weights, vgg.imagenet_scaled(jnp.asarray(2 * rgb - 1)), ("relu1_1",))
     caffe = 255 * rgb[..., ::-1] - np.array(port_vgg.KERAS_MEAN_BGR)
     windows = np.lib.stride_tricks.sliding_window_view(caffe, (3, 3), (1, 2))
     truth = np.maximum(np.einsum("nhwiab,abio->nhwo", windows, kernel) + bias, 0)

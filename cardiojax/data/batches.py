@@ -1,13 +1,13 @@
 """A split → padded batches by grain: shuffled and endless to train on, each study once to evaluate on."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 
 import grain.python as grain
 import numpy as np
 from jaxtyping import Int
 
 from cardiojax.data import records
-from cardiojax.data.split import Split
+from cardiojax.data.split import Source, Split
 from cardiojax.errors import DataError
 from cardiojax.preparation.batch import Batch, batch_of, collate, padded_slices, study_arrays
 
@@ -30,7 +30,7 @@ def training_batches(split: Split, *, size_px: int, batch: int, slices: int, see
                    process=process, processes=processes)
 
 
-def endless(source: Sequence, arrays_of: Callable, batch_of_all: Callable, name: str, things: str, *, batch: int,
+def endless(source: Source, arrays_of: Callable, batch_of_all: Callable, name: str, things: str, *, batch: int,
             seed: int, process: int, processes: int) -> grain.DatasetIterator:
     """Endless shuffled batches of a random-access source, of each the part of one process.
 

@@ -4,6 +4,7 @@ import dataclasses
 import logging
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import tensorflow_datasets as tfds
@@ -15,13 +16,21 @@ from cardiojax.study import Study
 log = logging.getLogger("cardiojax")
 
 
-@Sequence.register                # pyright: ignore[reportAttributeAccessIssue]
+@runtime_checkable
+class Source(Protocol):
+    """Things by their number, mostly records: a list, a TFDS data source, several of them."""
+
+    def __len__(self) -> int: ...
+    def __getitem__(self, i: int, /) -> Any: ...
+
+
+@Sequence.register                    # pyright: ignore[reportAttributeAccessIssue]  typeshed lacks it
 @dataclasses.dataclass(frozen=True)
 class Split:
     """Studies of one or more `NAME:SPLIT`: a sequence of `Study`, and what a first pass over them found."""
 
     name: str
-    source: Sequence[dict]
+    source: Source
     index: np.ndarray                 # the usable records
     volumes_ml: np.ndarray            # (N, 2)
     slice_spacing_mm: np.ndarray      # (N,)
@@ -38,7 +47,7 @@ class Split:
 class _Joined:
     """Several data sources as one random-access source."""
 
-    def __init__(self, sources: list[Sequence[dict]]):
+    def __init__(self, sources: list[Source]):
         self.sources, self.ends = sources, np.cumsum([len(s) for s in sources])
 
     def __len__(self) -> int:
@@ -57,7 +66,7 @@ def open_split(spec: str, data_dir: Path, need_volumes: bool = True) -> Split:
     return usable(spec, _Joined([_open_one(s.strip(), data_dir) for s in spec.split(",")]), need_volumes)
 
 
-def usable(name: str, source: Sequence[dict], need_volumes: bool = True) -> Split:
+def usable(name: str, source: Source, need_volumes: bool = True) -> Split:
     """A split of these records, but for those without volumes."""
     index, volumes, spacings, slices, real = [], [], [], [], set()
     for i in range(len(source)):
@@ -98,7 +107,7 @@ def open_pair(training: str, validation: str | None, data_dir: Path, need_volume
     return pair
 
 
-def _open_one(spec: str, data_dir: Path) -> Sequence[dict]:
+def _open_one(spec: str, data_dir: Path) -> Source:
     name, colon, split = spec.partition(":")
     if not colon:
         raise DataError(f"'{spec}' is not NAME:SPLIT, for example acdc:train")
