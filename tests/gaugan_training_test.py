@@ -186,17 +186,12 @@ def test_frames_name_what_is_missing(frames, phantom_data):
     assert frames[0].labels == (0, 1, 2, 3)
     split = data.open_split(ONE["validation"], phantom_data)
 
-    class NoMasks:
-        name = "nothing:train"
-
-        def __len__(self):
-            return len(split)
-
+    class NoMasks(data.Split):
         def __getitem__(self, i):
             return dataclasses.replace(split[i], masks=None)
 
     with pytest.raises(DataError, match="nothing:train has no masks"):
-        Frames(NoMasks())
+        Frames(NoMasks(**{**vars(split), "name": "nothing:train"}))
 
 
 def test_held_out_labels_that_training_never_shows_are_refused(frames):

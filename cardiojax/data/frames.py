@@ -1,11 +1,12 @@
 """Single ED and ES frames with their masks, out of the records of studies: what a GauGAN learns from."""
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import grain.python as grain
 import numpy as np
+from jaxtyping import Integer
 
 from cardiojax.data import records
 from cardiojax.data.batches import endless
@@ -47,8 +48,8 @@ class Frames:
         study, s, t = self.at[i]
         return self.split.source[int(self.split.index[study])], int(s), int(t)
 
-    def batch(self, which: Sequence[int], size_px: int) -> FrameBatch:
-        return stacked([frame_arrays(self[i], size_px) for i in which])
+    def batch(self, which: Iterable[int] | Integer[np.ndarray, " b"], size_px: int) -> FrameBatch:
+        return stacked([frame_arrays(self[int(i)], size_px) for i in which])
 
     def examples(self, count: int, size_px: int) -> FrameBatch:
         """Some frames spread over the split, each with every label of the split or nearly so."""

@@ -8,6 +8,7 @@ from typing import Literal
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
 from cardiojax.ops.convolution import conv
@@ -30,14 +31,14 @@ def shapes(kind: Kind) -> dict[str, tuple[int, ...]]:
     return out
 
 
-def activations(weights: Mapping[str, Array], images: Float[Array, "n h w 3"], wanted: Sequence[str], dtype=jnp.float32
-                ) -> list[Float[Array, "n p q c"]]:
+def activations(weights: Mapping[str, Array | np.ndarray], images: Float[Array | np.ndarray, "n h w 3"],
+                wanted: Sequence[str], dtype=jnp.float32) -> list[Float[Array, "n _ _ _"]]:
     """The activations `wanted` ("relu3_1", from shallow to deep). images: RGB scaled as the weights expect."""
-    x, out = images.astype(dtype), []
+    x, out = jnp.asarray(images, dtype), []
     for block in range(1, 6):
         i = 1
         while f"conv{block}_{i}/kernel" in weights:
-            kernel, bias = (weights[f"conv{block}_{i}/{w}"].astype(dtype) for w in ("kernel", "bias"))
+            kernel, bias = (jnp.asarray(weights[f"conv{block}_{i}/{w}"], dtype) for w in ("kernel", "bias"))
             x = jax.nn.relu(conv(x, kernel) + bias)
             if f"relu{block}_{i}" in wanted:
                 out.append(x)
