@@ -1,4 +1,4 @@
-"""Forward and backward of SFERA's layers as XLA's CPU backend does them, and as `nets/conv.py` does.
+"""Forward and backward of SFERA's layers as XLA's CPU backend does them, and as `cardiojax.ops` does.
 
     python benchmarks/conv_gradients.py [--json FILE]
 
@@ -14,7 +14,8 @@ import time
 import jax
 from flax import nnx
 
-from cardiojax.ops import convolution as ours
+from cardiojax.ops.convolution import _conv, conv
+from cardiojax.ops.pooling import max_pool_2x2
 
 LAYERS = ((75, 16, 16), (37, 16, 32), (37, 32, 32), (18, 64, 64), (9, 128, 128))      # side, channels in, out
 IMAGES = 96
@@ -42,10 +43,10 @@ def main():
         x = jax.random.normal(jax.random.key(0), (IMAGES, side, side, fin))
         kernel = jax.random.normal(jax.random.key(1), (3, 3, fin, fout))
         gradients = {name: jax.grad(lambda x, k, f=f: (f(x, k) ** 2).sum(), argnums=(0, 1))
-                     for name, f in (("xla", lambda x, k: ours._conv(x, k, 1, (1, 1))), ("cardiojax", ours.conv))}
+                     for name, f in (("xla", lambda x, k: _conv(x, k, 1, (1, 1))), ("cardiojax", conv))}
         rows.append({"what": f"conv 3x3 {side}x{side} {fin}->{fout}, both gradients", **seconds(gradients, x, kernel)})
     x = jax.random.normal(jax.random.key(0), (IMAGES, 75, 75, 16))
-    pools = {"xla": lambda x: nnx.max_pool(x, (2, 2), strides=(2, 2)), "cardiojax": ours.max_pool_2x2}
+    pools = {"xla": lambda x: nnx.max_pool(x, (2, 2), strides=(2, 2)), "cardiojax": max_pool_2x2}
     rows.append({"what": "max-pool 75x75 16, gradient",
                  **seconds({n: jax.grad(lambda x, f=f: (f(x) ** 2).sum()) for n, f in pools.items()}, x)})
     for row in rows:

@@ -5,8 +5,8 @@
 RMSE on the test studies, means over the seeds, and the ratios of RMSE with their 95 % intervals.
 """
 
+import argparse
 import json
-import sys
 from pathlib import Path
 
 from cardiojax.evaluate.metrics import MEASURES
@@ -35,8 +35,8 @@ def markdown(result: dict) -> str:
         rows.append([name, *(cell for f in found for cell in (
             str(len(f["summary"]["seeds"])), *(f"{f['summary'][m]['rmse']:.1f}" for m in MEASURES),
             interval(baselines(f)[BASELINE]["ef"]) if name != BASELINE else ""))])
-    rows += [[f"masks, {how}", *(cell for d in comparisons for cell in (
-        "", *(f"{masks[d][how][m]['rmse']:.1f}" for m in MEASURES), ""))] for how in ("as they are", "fitted")]
+    rows += [[f"masks, {reading}", *(cell for d in comparisons for cell in (
+        "", *(f"{masks[d][reading][m]['rmse']:.1f}" for m in MEASURES), ""))] for reading in ("as they are", "fitted")]
     direct = [["ratio of RMSE", "seeds", *("EDV", "ESV", "EF"), "verdict on EF"]]
     for d, by in comparisons.items():
         for baseline, against in sorted(baselines(by[PRETRAINED]).items()):
@@ -46,5 +46,11 @@ def markdown(result: dict) -> str:
         table[0], ["---"] * len(table[0]), *table[1:])) for table in (rows, direct))
 
 
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("file", type=Path, nargs="?", default=FILE)
+    print(markdown(json.loads(parser.parse_args().file.read_text())))
+
+
 if __name__ == "__main__":
-    print(markdown(json.loads(Path(*(sys.argv[1:] or [FILE])).read_text())))
+    main()

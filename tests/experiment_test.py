@@ -186,7 +186,7 @@ def test_what_the_masks_themselves_miss():
 
     test = Studies([*map(study, range(6)), study(6, masked=False)])
     found = masks_own(Studies(map(study, range(5, 12))), test)
-    assert {how: m["n"] for how, m in found.items()} == {"as they are": 6, "fitted": 6}
+    assert {reading: m["n"] for reading, m in found.items()} == {"as they are": 6, "fitted": 6}
     assert found["as they are"]["edv"]["bias"] == pytest.approx(-np.mean([0.32 * (50 + i) + 3 for i in range(6)]))
     assert found["fitted"]["ef"]["rmse"] == pytest.approx(0, abs=1e-6)
     assert masks_own(Studies(map(study, range(5, 12))), Studies(map(study, range(4)))) == {}

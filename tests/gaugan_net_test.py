@@ -9,7 +9,7 @@ from flax import nnx
 from cardiojax.errors import InputError
 from cardiojax.nets.gaugan import Discriminator, Encoder, Generator, halved
 from cardiojax.nets.spade import Spade, SpectralConv, label_map, power_iteration
-from cardiojax.ops import neighbourhoods as sparse
+from cardiojax.ops.neighbourhoods import Weights, dense, modulation, neighbourhoods
 from cardiojax.train import losses
 
 
@@ -26,45 +26,34 @@ def hearts(n=2, side=64):
 
 
 @pytest.mark.parametrize("noisy", [False, True])
-def test_the_sparse_modulation_is_the_dense_one(noisy):
+def test_the_modulation_looked_up_is_the_dense_one(noisy):
     """γ|β and their gradients; on noise there are too many neighbourhoods, and the dense way is taken."""
     labels = jnp.asarray(np.random.default_rng(0).integers(0, 4, (2, 32, 32))) if noisy else hearts(side=32)
-    where = sparse.neighbourhoods(labels, 4)
+    where = neighbourhoods(labels, 4)
     assert (int(where.count) > len(where.patches)) == noisy
     k = jax.random.split(jax.random.key(0), 5)
-    weights = sparse.Weights(jax.random.normal(k[0], (3, 3, 4, 5)), jax.random.normal(k[1], (5,)),
-                             jax.random.normal(k[2], (3, 3, 5, 6)), jax.random.normal(k[3], (6,)))
+    weights = Weights(jax.random.normal(k[0], (3, 3, 4, 5)), jax.random.normal(k[1], (5,)),
+                      jax.random.normal(k[2], (3, 3, 5, 6)), jax.random.normal(k[3], (6,)))
     g = jax.random.normal(k[4], (2, 32, 32, 6))
-    ours, back = jax.vjp(lambda w: sparse.modulation(where, labels, w), weights)
-    truth, true_back = jax.vjp(lambda w: sparse.dense(labels, w), weights)
+    ours, back = jax.vjp(lambda w: modulation(where, labels, w), weights)
+    truth, true_back = jax.vjp(lambda w: dense(labels, w), weights)
     np.testing.assert_allclose(ours, truth, atol=1e-4)
     for a, b in zip(back(g)[0], true_back(g)[0], strict=True):
         np.testing.assert_allclose(a, b, atol=2e-4 * float(jnp.abs(b).max()))
 
 
-def gradient_of_modulation(weights, labels, g):
-    return jax.grad(lambda w: (sparse.modulation(sparse.neighbourhoods(labels, 4), labels, w) * g).sum())(weights)
-
-
-def test_a_table_is_made_for_cpu_alone():
-    """Elsewhere the program holds neither the sort that makes a table nor the loops that fill and add one up."""
-    weights = sparse.Weights(jnp.zeros((3, 3, 4, 5)), jnp.zeros(5), jnp.zeros((3, 3, 5, 6)), jnp.zeros(6))
-    traced = jax.jit(gradient_of_modulation).trace(weights, hearts(1, 32), jnp.zeros((1, 32, 32, 6)))
-    for platform in ("cpu", "cuda", "tpu"):
-        text = traced.lower(lowering_platforms=(platform,)).as_text()
-        for what in ("stablehlo.sort", "stablehlo.while", "stablehlo.scatter"):
-            assert (what in text) == (platform == "cpu"), (platform, what)
-
-
-def test_the_sparse_modulation_on_eight_devices():
+def test_the_modulation_looked_up_on_eight_devices():
     """Sharded under jit, and replica by replica under pmap: the gradients of one device."""
     labels = hearts(8, 32)
     k = jax.random.split(jax.random.key(0), 3)
-    weights = sparse.Weights(jax.random.normal(k[0], (3, 3, 4, 5)), jnp.zeros(5), jax.random.normal(k[1], (3, 3, 5, 6)),
-                             jnp.zeros(6))
+    weights = Weights(jax.random.normal(k[0], (3, 3, 4, 5)), jnp.zeros(5), jax.random.normal(k[1], (3, 3, 5, 6)),
+                      jnp.zeros(6))
     g = jax.random.normal(k[2], (8, 32, 32, 6))
 
-    truth = jax.jit(gradient_of_modulation)(weights, labels, g)
+    def gradient(weights, labels, g):
+        return jax.grad(lambda w: (modulation(neighbourhoods(labels, 4), labels, w) * g).sum())(weights)
+
+    truth = jax.jit(gradient)(weights, labels, g)
     mesh = jax.make_mesh((8,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
     split = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("data"))
     sharded = jax.jit(gradient_of_modulation)(weights, *jax.device_put((labels, g), split))
@@ -76,21 +65,21 @@ def test_the_sparse_modulation_on_eight_devices():
 
 def test_distinct_neighbourhoods_by_hand():
     """On one label they differ only by how near the border is: 0, 1 or more pixels, on two axes: 5 × 5."""
-    where = sparse.neighbourhoods(jnp.zeros((3, 16, 16), int), 4)
+    where = neighbourhoods(jnp.zeros((3, 16, 16), int), 4)
     assert int(where.count) == 25
     rebuilt = where.patches[where.index]
     assert (rebuilt[:, 2:-2, 2:-2] == 0).all()
     assert (rebuilt[:, 0, :, :2] == -1).all()                  # two rows above the first are outside
     np.testing.assert_array_equal(rebuilt[..., 2, 2], np.zeros((3, 16, 16)))
     busy = hearts(side=32)
-    where = sparse.neighbourhoods(busy, 4)
+    where = neighbourhoods(busy, 4)
     np.testing.assert_array_equal(where.patches[where.index][..., 2, 2], busy)
 
 
 def test_a_generator_of_many_labels():
     """36 labels take more words to pack; the maps are still exact."""
     labels = jnp.asarray(np.random.default_rng(1).integers(0, 36, (1, 4, 4)).repeat(16, 1).repeat(16, 2))
-    where = sparse.neighbourhoods(labels, 36)
+    where = neighbourhoods(labels, 36)
     assert int(where.count) <= len(where.patches)
     padded = np.pad(np.asarray(labels), ((0, 0), (2, 2), (2, 2)), constant_values=-1)
     truth = np.lib.stride_tricks.sliding_window_view(padded, (5, 5), (1, 2))

@@ -21,7 +21,7 @@ GRACE_S = {PREEMPTED: 300.0}        # for the others to end by themselves after 
 class Local:
     """Run `cardiojax train …` as several processes of this machine, which find each other by themselves.
 
-    cardiojax local --processes 2 --devices 4 -- train sfera --preset paper …
+    cardiojax local --processes 2 --devices 4 -- train sfera --preset large …
 
     Where one process dies, the others are stopped and all are started again: they go on from the last checkpoint.
     SIGTERM is passed on; every process saves, and the same command goes on (exit code 75).

@@ -9,7 +9,7 @@ from pathlib import Path
 from cardiojax.errors import InputError, Preempted
 
 VERBS = {
-    "demo": "make a phantom cohort, train on it, measure volumes: the whole way in a few minutes",
+    "demo": "the paper's experiment on a phantom cohort, from nothing to its report, in minutes",
     "build": "write a dataset: phantom, acdc, kaggle_dsb, mnms, ukbb, synthetic → TFDS",
     "train": "train a network: sfera (studies → volumes), gaugan (masks → images)",
     "local": "several processes of one machine as one training, started again where one dies",

@@ -1,4 +1,4 @@
-"""The one record schema: a prepared `Study` ↔ a TFDS example. Every builder writes it, `data.py` reads it."""
+"""The one record schema: a prepared `Study` ↔ a TFDS example. Every builder writes it, `split.py` reads it."""
 
 import numpy as np
 import tensorflow_datasets as tfds

@@ -84,11 +84,11 @@ class Judge:
         p, volumes, features = self.sfera, [], []
         slices = padded_slices(map(len, studies))
         for at in range(0, len(studies), BATCH):
-            here = studies[at:at + BATCH]
-            batch = p.batch_of(here, fill_to=BATCH, slices=slices)
-            volumes += np.asarray(p.apply(batch).mean_ml, np.float64)[:len(here)].tolist()
+            part = studies[at:at + BATCH]
+            batch = p.batch_of(part, fill_to=BATCH, slices=slices)
+            volumes += np.asarray(p.apply(batch).mean_ml, np.float64)[:len(part)].tolist()
             encoded = np.asarray(_encoded(p.graph, p.params, p.stats, batch.frames))
-            features += [encoded[i, :len(s)] for i, s in enumerate(here)]
+            features += [encoded[i, :len(s)] for i, s in enumerate(part)]
         return with_ef(np.array(volumes)), np.concatenate(features).astype(np.float64)
 
 

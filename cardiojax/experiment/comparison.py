@@ -75,9 +75,10 @@ def masks_own(training: Split | Sequence[Study], test: Split | Sequence[Study]) 
     if len(x) < FEWEST or len(at) < FEWEST:
         return {}
     fit, *_ = np.linalg.lstsq(np.column_stack([x, np.ones(len(x))]), y)
-    said = {"as they are": at, "fitted": np.column_stack([at, np.ones(len(at))]) @ fit}
-    return {how: {"n": len(at), **{name: agreement(with_ef(volumes)[:, k], with_ef(truth)[:, k])
-                                   for k, name in enumerate(MEASURES)}} for how, volumes in said.items()}
+    readings = {"as they are": at, "fitted": np.column_stack([at, np.ones(len(at))]) @ fit}
+    return {reading: {"n": len(at), **{name: agreement(with_ef(volumes)[:, k], with_ef(truth)[:, k])
+                                       for k, name in enumerate(MEASURES)}}
+            for reading, volumes in readings.items()}
 
 
 def volumes_of_masks(split: Split | Sequence[Study]) -> tuple[Float[np.ndarray, "n 2"], Float[np.ndarray, "n 2"]]:

@@ -71,21 +71,25 @@ def draw(folder: Path, out: Path, result: dict, splits: Mapping[str, Split],
         if cohort in cohorts:
             cohort_figures.stacks(cohorts[cohort]["train"], folder / f"{name}.png")
             yield folder / f"{name}.png"
-    experiment_figures.curves({e: out / datasets[first][e][0]["run"] for e in DRAWN if e in datasets[first]},
-                              folder / "curves.png")
-    yield folder / "curves.svg"
+    if runs := {e: out / seeds[0]["run"] for e in DRAWN if (seeds := datasets.get(first, {}).get(e))}:
+        experiment_figures.curves(runs, folder / "curves.png")
+        yield folder / "curves.svg"
 
 
 def fidelity(out: Path, result: dict) -> str:
-    """Volumes in the generator's last evaluation, in words; empty where there is no generator."""
+    """Volumes in the generator's last evaluation, in words; empty where there is none yet."""
     if "gaugan" not in result["stages"]:
         return ""
-    last = [m for m in read_metrics(out / result["stages"]["gaugan"]) if m["kind"] == "validation"][-1]
+    evaluations = [m for m in read_metrics(out / result["stages"]["gaugan"]) if m["kind"] == "validation"]
+    if not evaluations:                                  # its stage is known before it is made
+        return ""
+    last = evaluations[-1]
     return ", ".join(f"{m.upper()} r {last[f'{m}_r']:.2f}, RMSE {last[f'{m}_rmse']:.1f}" for m in MEASURES)
 
 
 def model(out: Path, datasets: dict) -> str:
-    run = out / next(iter(datasets.values()))[BASELINE][0]["run"]
+    """The size of the network, which all experiments share."""
+    run = out / next(seeds[0]["run"] for experiments in datasets.values() for seeds in experiments.values())
     return f"{sum(a.size for k, a in read_arrays(run / 'model.npz').items() if k.startswith('params/')):,} parameters"
 
 

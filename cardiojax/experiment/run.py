@@ -125,6 +125,6 @@ def run(config: ExperimentConfig, *, preset: str, first: str, second: str, data_
     result["masks_own"] = {d: masks_own(stages.splits[f"{d}:train"], stages.splits[f"{d}:test"])
                            for d in result["datasets"]}
     write_text(stages.out / "experiment.json", json.dumps(result, indent=2))
-    with stages.held(stages.out / "report", wait=True):
+    with stages.locked(stages.out / "report", wait=True):
         experiment_report.write(stages.out, result, stages.splits, stages.cohorts)
     return result

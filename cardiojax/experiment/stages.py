@@ -78,7 +78,7 @@ class Stages:
             return folder
         if not self.make:
             raise NotMade(name)
-        with self.held(folder):
+        with self.locked(folder):
             if not (folder / DONE).exists():
                 log.info("stage %s → %s", name, folder.relative_to(self.out))
                 began = time.monotonic()
@@ -90,7 +90,7 @@ class Stages:
         return folder
 
     @contextlib.contextmanager
-    def held(self, folder: Path, wait: bool = False) -> Iterator[None]:
+    def locked(self, folder: Path, wait: bool = False) -> Iterator[None]:
         """Hold the lock of `folder`, which ends with the process. Raises Busy where another process has it, unless
         `wait`."""
         file = self.out / "locks" / "_".join(folder.relative_to(self.out).parts)
@@ -107,7 +107,7 @@ class Stages:
         if not (folder / "metrics.json").exists():
             if not self.make:
                 raise NotMade(f"{run.name} on {split.name}")
-            with self.held(folder):
+            with self.locked(folder):
                 if not (folder / "metrics.json").exists():
                     report.evaluate(load(run), split, folder)
         return json.loads((folder / "metrics.json").read_text())

@@ -11,7 +11,7 @@ from cardiojax import units
 from cardiojax.data import Split
 from cardiojax.evaluate.metrics import MEASURES
 from cardiojax.evaluate.statistics import EF_LIMITS, LOW_EF
-from cardiojax.experiment.comparison import BASELINE, ordered
+from cardiojax.experiment.comparison import ordered
 from cardiojax.experiment.words import interval, p_value
 
 
@@ -29,8 +29,8 @@ def judged(found: dict, masks_own: dict) -> Iterator[tuple[str, int | None, str,
     """Name, updates, number of seeds and figures of every row of Table 1; the masks' own below."""
     for name in ordered(found):
         yield name, found[name]["updates"], str(len(found[name]["summary"]["seeds"])), found[name]["summary"]
-    for how, own in masks_own.items():
-        yield f"masks, {how}", None, "", own
+    for reading, own in masks_own.items():
+        yield f"masks, {reading}", None, "", own
 
 
 def published_rows() -> list[dict[str, str]]:
@@ -98,7 +98,7 @@ def agreements(experiments: dict, found: dict) -> list[list[str]]:
 
 def subgroups(experiments: dict) -> list[list[str]]:
     names = ordered(experiments)
-    groups = experiments[BASELINE][0]["subgroups"]
+    groups = experiments[names[0]][0]["subgroups"]                 # the same test studies for all
     return [["", "studies", *names], *([group, str(m["n"]), *(
         f"{np.mean([seed['subgroups'][group]['ef']['rmse'] for seed in experiments[e]]):.1f}" for e in names)]
         for group, m in groups.items())]

@@ -90,12 +90,12 @@ class GauganModel:
               styles: Float[Array | np.ndarray, "n 256"] | None = None) -> Float[Array, "n h w c"]:
         """Images in [−1, 1] of masks of an allowed size, in one call to the device; the result stays there."""
         styles = jnp.zeros((len(masks), STYLE)) if styles is None else styles
-        return _paint(self.net, self._weights, masks, styles)
+        return _generate(self.net, self._weights, masks, styles)
 
     def flops(self, masks: Integer[Array | np.ndarray, "n h w"]) -> float | None:
         """Of one `apply`, where the compiler says."""
         styles = jnp.zeros((len(masks), STYLE))
-        return (_paint.lower(self.net, self._weights, masks, styles).compile().cost_analysis() or {}).get("flops")
+        return (_generate.lower(self.net, self._weights, masks, styles).compile().cost_analysis() or {}).get("flops")
 
     def generate(self, masks: np.ndarray, style: np.ndarray | None = None) -> Float[np.ndarray, "n h w *c"]:
         """Images in [−1, 1] of label masks (N, H, W), of the same size; one channel has no axis of its own.
@@ -179,7 +179,7 @@ def _merged(net: GauganNetConfig, weights: tuple[Array, ...]) -> Generator:
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def _paint(net: GauganNetConfig, weights: tuple[Array, ...], masks, styles):
+def _generate(net: GauganNetConfig, weights: tuple[Array, ...], masks, styles):
     generator = _merged(net, weights)
     return generator(generator.label_maps(masks), style=styles)
 
@@ -216,9 +216,8 @@ def read_model(path: Path, net: GauganNetConfig) -> tuple[nnx.State, nnx.State, 
 
 
 def net_config(config: dict) -> GauganNetConfig:
-    """The network's settings out of config.json. Raises RunError where this version does not know one."""
-    settings = {k: v for k, v in config["net"].items() if k not in REMOVED_SETTINGS}
+    """The network's settings out of config.json. Raises RunError where this version does not know or allow one."""
     try:
-        return GauganNetConfig(**settings)
-    except (TypeError, KeyError) as error:
+        return GauganNetConfig(**{k: v for k, v in config["net"].items() if k not in REMOVED_SETTINGS})
+    except (TypeError, KeyError, ValueError) as error:
         raise RunError(f"the run's settings are not this version's ({error})") from None

@@ -16,13 +16,13 @@ MIN_SPAN_MM = 60.0         # where they span less: of ACDC's and DSB's whole sta
 APEX_SHARE = 0.5           # where the last slice's LV has more of the largest: in whole stacks it has at most 0.4
 FAR = 2.0                  # this many times farther from the training studies than any validation study was
 WIDE_EF_PERCENT = 15.0     # where the deviation of EF is larger
-COLUMNS = ("study_id", "edv_ml", "esv_ml", "ef_percent", "edv_std_ml", "esv_std_ml", "ef_std_percent",
-           "refer", "reasons", "p_ef_below_40", "p_ef_below_50", "ed_frame", "es_frame")
 
 
 @dataclasses.dataclass(frozen=True)
 class Prediction:
     """LV volumes of one study with standard deviations; `refer` where a person should look, with `reasons`.
+
+    The fields are the columns of every CSV of predictions, in this order.
 
     p_ef_below_40, p_ef_below_50: probabilities, of a normal distribution with these deviations.
     ed_frame, es_frame: 1-based phases of the cine that were measured, None where the study has two frames alone.
@@ -50,6 +50,9 @@ class Prediction:
             return "" if value is None else str(int(value)) if isinstance(value, bool) else str(value)
 
         return {c: text(getattr(self, c)) for c in COLUMNS}
+
+
+COLUMNS = tuple(field.name for field in dataclasses.fields(Prediction))
 
 
 def p_below(limit: float, mean: float, std: float) -> float:

@@ -50,4 +50,4 @@ class Calibration(NamedTuple):
     far: Array
 
 
-UNCALIBRATED = Calibration(np.ones(3, np.float32), np.float32(np.inf))      # runs of before, and of one study
+UNCALIBRATED = Calibration(np.ones(3, np.float32), np.float32(np.inf))    # older runs; one validation study

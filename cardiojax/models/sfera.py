@@ -179,7 +179,7 @@ class SferaModel:
     def predict(self, study: str | Path | Study, centre: str = "motion") -> Prediction:
         """Volumes of one study: a path that a reader knows, or a `Study` (as read, or prepared).
 
-        centre: how the heart is found in images as read (`preparation.prepare`); the builders' default.
+        centre: what a study as read is cropped round (`preparation.prepare`); by default what the builders' "full" is.
         """
         if not isinstance(study, Study):
             from cardiojax.readers import read_study  # late: a Study at hand needs no DICOM library
@@ -215,14 +215,14 @@ def calibration_of(run: Path) -> Calibration:
 
 
 def stored_calibration(arrays: dict[str, np.ndarray]) -> Calibration:
-    """The calibration in the arrays of model.npz; runs of before calibration lack it."""
+    """The calibration in the arrays of model.npz; runs older than it lack it."""
     if "calibration/factor" not in arrays:
         return UNCALIBRATED
     return Calibration(*(arrays[f"calibration/{field}"] for field in Calibration._fields))
 
 
 def sfera_config(settings: dict) -> SferaConfig:
-    """The config of a run from its config.json. Raises RunError where this version does not know a setting."""
+    """The config of a run from its config.json. Raises RunError where this version does not know or allow a setting."""
     try:
         return SferaConfig(**{**settings, "net": SferaNetConfig(**settings["net"]),
                               "augment": AugmentConfig(**settings["augment"])})

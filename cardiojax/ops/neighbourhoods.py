@@ -42,24 +42,24 @@ def neighbourhoods(labels: Int[Array, "n h w"], classes: int) -> Neighbourhoods 
     return lax.platform_dependent(labels, cpu=functools.partial(_table, classes=classes), default=_no_table)
 
 
-def _room(labels: Int[Array, "n h w"]) -> int:
-    """Half as many distinct neighbourhoods as there are pixels; a quarter from 64 × 64 pixels on."""
+def _capacity(labels: Int[Array, "n h w"]) -> int:
+    """Rows of the table: half as many as there are pixels, a quarter from 64 × 64 pixels on, in whole chunks."""
     n, h, w = labels.shape
-    room = n * h * w // (4 if h >= 64 else 2)
-    chunk = min(CHUNK, room)
-    return -(-room // chunk) * chunk
+    capacity = n * h * w // (4 if h >= 64 else 2)
+    chunk = min(CHUNK, capacity)
+    return -(-capacity // chunk) * chunk
 
 
 def _no_table(labels: Int[Array, "n h w"]) -> Neighbourhoods:
     """Zeros of the shapes of `_table`, never read: the compiler drops them."""
-    return Neighbourhoods(jnp.zeros(labels.shape, jnp.int32), jnp.zeros((_room(labels), 5, 5), jnp.int32),
+    return Neighbourhoods(jnp.zeros(labels.shape, jnp.int32), jnp.zeros((_capacity(labels), 5, 5), jnp.int32),
                           jnp.zeros((), jnp.int32))
 
 
 def _table(labels: Int[Array, "n h w"], classes: int) -> Neighbourhoods:
     """The 25 labels, with one more for "outside", are packed exactly into a few 32-bit words and sorted."""
     n, h, w = labels.shape
-    room = _room(labels)
+    capacity = _capacity(labels)
     padded = jnp.pad(labels, ((0, 0), (2, 2), (2, 2)), constant_values=-1) + 1
     digits = [padded[:, a:a + h, b:b + w].reshape(-1).astype(jnp.uint32) for a in range(5) for b in range(5)]
     a_word = int(32 / np.log2(classes + 1))
@@ -70,7 +70,7 @@ def _table(labels: Int[Array, "n h w"], classes: int) -> Neighbourhoods:
     first = jnp.concatenate([jnp.ones(1, bool), first])
     rank = jnp.cumsum(first.astype(jnp.int32)) - 1
     index = jnp.zeros(n * h * w, jnp.int32).at[pixel].set(rank, unique_indices=True)
-    (at,) = jnp.nonzero(first, size=room, fill_value=0)
+    (at,) = jnp.nonzero(first, size=capacity, fill_value=0)
     example = pixel[at]                                    # one pixel of each neighbourhood
     image, row, column = example // (h * w), example // w % h, example % w
     window = jnp.arange(5)

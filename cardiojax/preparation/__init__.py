@@ -23,7 +23,10 @@ def prepare(study: Study, centre: str = "motion") -> Study:
 
     Returns frames uint8 (0–255 for [0, 1]) and masks uint8 at 1 mm. `volumes_ml` passes through: volumes are
     measured before any crop. `centre` is "image" (the paper) or "motion" (`motion_centre_mm`).
+    Raises StudyError where all pixels are alike, ValueError for another centre.
     """
+    if centre not in CENTRES:
+        raise ValueError(f"centre is {' or '.join(CENTRES)}, not {centre!r}")
     offset_mm = motion_centre_mm(study) if centre == "motion" else np.zeros(2)
     frames, inside = resample(study.frames, study.pixel_spacing_mm, offset_mm, order=1)
     masks = None

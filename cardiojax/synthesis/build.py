@@ -66,8 +66,8 @@ def build_cohort(generator: GauganModel | None, splits: Mapping[str, Split], fol
     """
     patients = {name: studies_with_masks(split) for name, split in splits.items()}
     if generator is not None:
-        held = {int(label) for s in patients.values() for study in s for label in np.unique(study.masks)}
-        if unknown := held - set(generator.labels):
+        labels = {int(label) for s in patients.values() for study in s for label in np.unique(study.masks)}
+        if unknown := labels - set(generator.labels):
             raise InputError(f"the masks hold label {min(unknown)}, which the generator {generator.path} never saw")
     cohort = planned(patients, generator, folder, settings, real_ef)
     chosen = {split: [Member(m["patient"], Recipe(*m["recipe"]), m["ef_percent"]) for m in members]

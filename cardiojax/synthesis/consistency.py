@@ -18,8 +18,8 @@ def steady_background(frames: Float[np.ndarray, "s h w 2"], masks: UInt8[np.ndar
     """Both frames with their mean as background, blended into their own images towards the heart (1 mm pixels)."""
     common = frames.mean(-1)
     out = np.empty_like(frames)
-    for s, here in enumerate(masks):
-        own = np.clip(1 - (_clearance_mm(here) - CLEAR_MM) / BLEND_MM, 0, 1)[..., None].astype(frames.dtype)
+    for s, mask in enumerate(masks):
+        own = np.clip(1 - (_clearance_mm(mask) - CLEAR_MM) / BLEND_MM, 0, 1)[..., None].astype(frames.dtype)
         out[s] = own * frames[s] + (1 - own) * common[s, ..., None]
     return out
 

@@ -51,11 +51,11 @@ def split_by_group(folders: list[Path], hold_out: bool) -> dict[str, list[Path]]
     splits = {"train": [], "validation": [], "test": []}
     for members in groups.values():
         members.sort(key=lambda f: fixed_fraction("acdc", f.name))
-        held = round(TEST_SHARE * len(members))
-        validation = held + round(VALIDATION_SHARE * len(members))
-        splits["test" if hold_out else "train"] += members[:held]
-        splits["validation"] += members[held:validation]
-        splits["train"] += members[validation:]
+        test_end = round(TEST_SHARE * len(members))
+        validation_end = test_end + round(VALIDATION_SHARE * len(members))
+        splits["test" if hold_out else "train"] += members[:test_end]
+        splits["validation"] += members[test_end:validation_end]
+        splits["train"] += members[validation_end:]
     return {name: sorted(members) for name, members in splits.items() if members}
 
 

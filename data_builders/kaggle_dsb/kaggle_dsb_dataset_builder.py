@@ -49,8 +49,8 @@ class Builder(StudyBuilder):
         if set(found) == {"train"}:
             found = split_by_hash(found["train"])
         tables = read_tables(root)
-        here = {f.name for folders in found.values() for f in folders}
-        for study_id in sorted(set(tables.volumes_ml) - here, key=numeric):
+        with_folder = {f.name for folders in found.values() for f in folders}
+        for study_id in sorted(set(tables.volumes_ml) - with_folder, key=numeric):
             log.info("study %s: named in the CSV, but there is no folder", study_id)
         return self._splits({name: sources(folders, tables) for name, folders in found.items()})
 

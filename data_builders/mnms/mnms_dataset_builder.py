@@ -28,8 +28,8 @@ class Builder(StudyBuilder):
             raise StudyError(f"no M&Ms patients in {root}: expected {FOLDERS['train']}/CODE/CODE_sa.nii.gz")
         if "validation" not in splits:
             ordered = sorted(splits["train"], key=lambda f: fixed_fraction("mnms", f.name))
-            held = round(VALIDATION_SHARE * len(ordered))
-            splits |= {"validation": sorted(ordered[:held]), "train": sorted(ordered[held:])}
+            validation_end = round(VALIDATION_SHARE * len(ordered))
+            splits |= {"validation": sorted(ordered[:validation_end]), "train": sorted(ordered[validation_end:])}
         return self._splits({name: [(f.name, functools.partial(read, f)) for f in folders]
                              for name, folders in splits.items() if folders})
 
