@@ -33,7 +33,7 @@ def test_the_modulation_looked_up_is_the_dense_one(noisy):
     assert (int(where.count) > len(where.patches)) == noisy
     k = jax.random.split(jax.random.key(0), 5)
     weights = Weights(jax.random.normal(k[0], (3, 3, 4, 5)), jax.random.normal(k[1], (5,)),
-                      jax.random.normal(k[2], (3, 3, 5, 6)), jax.random.normal(k[3], (6,)))
+                             jax.random.normal(k[2], (3, 3, 5, 6)), jax.random.normal(k[3], (6,)))
     g = jax.random.normal(k[4], (2, 32, 32, 6))
     ours, back = jax.vjp(lambda w: modulation(where, labels, w), weights)
     truth, true_back = jax.vjp(lambda w: dense(labels, w), weights)
@@ -42,18 +42,29 @@ def test_the_modulation_looked_up_is_the_dense_one(noisy):
         np.testing.assert_allclose(a, b, atol=2e-4 * float(jnp.abs(b).max()))
 
 
+def gradient_of_modulation(weights, labels, g):
+    return jax.grad(lambda w: (modulation(neighbourhoods(labels, 4), labels, w) * g).sum())(weights)
+
+
+def test_a_table_is_made_for_cpu_alone():
+    """Elsewhere the program holds neither the sort that makes a table nor the loops that fill and add one up."""
+    weights = Weights(jnp.zeros((3, 3, 4, 5)), jnp.zeros(5), jnp.zeros((3, 3, 5, 6)), jnp.zeros(6))
+    traced = jax.jit(gradient_of_modulation).trace(weights, hearts(1, 32), jnp.zeros((1, 32, 32, 6)))
+    for platform in ("cpu", "cuda", "tpu"):
+        text = traced.lower(lowering_platforms=(platform,)).as_text()
+        for what in ("stablehlo.sort", "stablehlo.while", "stablehlo.scatter"):
+            assert (what in text) == (platform == "cpu"), (platform, what)
+
+
 def test_the_modulation_looked_up_on_eight_devices():
     """Sharded under jit, and replica by replica under pmap: the gradients of one device."""
     labels = hearts(8, 32)
     k = jax.random.split(jax.random.key(0), 3)
     weights = Weights(jax.random.normal(k[0], (3, 3, 4, 5)), jnp.zeros(5), jax.random.normal(k[1], (3, 3, 5, 6)),
-                      jnp.zeros(6))
+                             jnp.zeros(6))
     g = jax.random.normal(k[2], (8, 32, 32, 6))
 
-    def gradient(weights, labels, g):
-        return jax.grad(lambda w: (modulation(neighbourhoods(labels, 4), labels, w) * g).sum())(weights)
-
-    truth = jax.jit(gradient)(weights, labels, g)
+    truth = jax.jit(gradient_of_modulation)(weights, labels, g)
     mesh = jax.make_mesh((8,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
     split = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("data"))
     sharded = jax.jit(gradient_of_modulation)(weights, *jax.device_put((labels, g), split))
