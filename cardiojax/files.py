@@ -13,14 +13,19 @@ from cardiojax.errors import RunError
 
 def write_text(file: Path, text: str):
     """Whole or not at all, however the process ends."""
-    partial = file.with_name(f"{file.name}.{uuid.uuid4().hex[:8]}.partial")         # several processes may write it
+    partial = _partial(file)
     partial.write_text(text)
     os.replace(partial, file)
 
 
+def _partial(file: Path) -> Path:
+    """Where a file is written before it gets its name: several processes may write it."""
+    return file.with_name(f"{file.name}.{uuid.uuid4().hex[:8]}.partial")
+
+
 def write_arrays(file: Path, arrays: Mapping[str, np.ndarray]):
     """Named arrays as one .npz, atomically."""
-    partial = file.with_name(file.name + ".partial")
+    partial = _partial(file)
     with partial.open("wb") as stream:
         np.savez(stream, **arrays)
     os.replace(partial, file)

@@ -199,7 +199,7 @@ class Oracle(SferaModel):
         self.path, self.settings, self.mean_predictor = run, {"seed": 0}, np.array([150.0, 60, 60])
         self.error = 0.1 if run.name.startswith("rsp_uniform") else 0.2
 
-    def predict_many(self, split, batch=8):
+    def predict_many(self, split, batch=8, slices=0):
         for i in range(len(split)):
             study = split[i]
             edv, esv = study.volumes_ml * (1 + self.error * np.array([0.1, (-1)**i]))

@@ -54,11 +54,10 @@ class Frames:
     def examples(self, count: int, size_px: int) -> FrameBatch:
         """Some frames spread over the split, each with every label of the split or nearly so."""
         scores = []
-        for i in range(len(self)):
-            record, s, t = self[i]
-            masks = records.decode(record).masks
+        for i in np.unique(self.at[:, 0]):
+            masks = self.split[int(i)].masks
             assert masks is not None                     # `at` holds frames with masks only
-            scores.append(len(np.unique(masks[s, :, :, t])))
+            scores += [len(np.unique(masks[s, :, :, t])) for s in range(len(masks)) for t in range(2)]
         full = np.flatnonzero(np.array(scores) == max(scores))
         return self.batch([int(full[i]) for i in np.linspace(0, len(full) - 1, min(count, len(full))).round()
                            .astype(int)], size_px)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import logging
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -111,7 +112,8 @@ def _open_one(spec: str, data_dir: Path) -> Source:
     name, colon, split = spec.partition(":")
     if not colon:
         raise DataError(f"'{spec}' is not NAME:SPLIT, for example acdc:train")
-    written = sorted((Path(data_dir) / name).glob("[0-9]*.*/dataset_info.json"))
+    written = sorted((Path(data_dir) / name).glob("[0-9]*.*/dataset_info.json"),
+                     key=lambda file: [int(part) for part in re.findall(r"\d+", file.parent.name)])
     if not written:
         builders.builder_class(name.split("/")[0])               # registers it
     try:              # a folder that is there opens by itself: a cohort may have any name

@@ -9,7 +9,7 @@ import jinja2
 import numpy as np
 from PIL import Image
 
-from cardiojax.data import Split
+from cardiojax.data import Split, max_slices
 from cardiojax.data.frames import PREVIEWS, Frames
 from cardiojax.evaluate import figures, statistics
 from cardiojax.evaluate.fidelity import Judge
@@ -28,7 +28,7 @@ def evaluate(model: SferaModel, split: Split, out: Path) -> dict:
     out.mkdir(parents=True, exist_ok=True)
     accumulator = Accumulator(model.mean_predictor)
     rows = []
-    for study, p in model.predict_many(split):
+    for study, p in model.predict_many(split, slices=max_slices(split)):
         assert study.volumes_ml is not None          # `open_split` has left such studies out
         accumulator.add(np.array([[p.edv_ml, p.esv_ml]]), study.volumes_ml[None])
         true = with_ef(np.asarray(study.volumes_ml, np.float64)[None])[0]

@@ -217,7 +217,7 @@ def digest(made_from: dict) -> str:
 
 def fingerprint(split: data.Split) -> str:
     """Changes with any study of a split."""
-    total = hashlib.sha256(split.volumes_ml.tobytes())
+    total = hashlib.sha256(split.volumes_ml.tobytes() + split.slice_spacing_mm.tobytes())
     for i in range(len(split)):
         study = split[i]
         total.update(study.study_id.encode())

@@ -188,9 +188,14 @@ class SferaModel:
             study = prepare(study, centre)
         return next(self.predictions([study]))
 
-    def predict_many(self, studies: Sequence[Study], batch: int = 8) -> Iterator[tuple[Study, Prediction]]:
-        """Every prepared study of a sequence (a list, a `data.Split`) with its prediction, in order."""
-        slices = padded_slices(map(len, studies)) if len(studies) else 0
+    def predict_many(self, studies: Sequence[Study], batch: int = 8, slices: int = 0
+                     ) -> Iterator[tuple[Study, Prediction]]:
+        """Every prepared study of a sequence (a list, a `data.Split`) with its prediction, in order.
+
+        slices: to pad all of them to (`data.max_slices`); by default found in a pass over them.
+        """
+        if not slices and len(studies):
+            slices = padded_slices(map(len, studies))
         for start in range(0, len(studies), batch):
             part = [studies[i] for i in range(start, min(start + batch, len(studies)))]
             yield from zip(part, self.predictions(part, fill_to=batch, slices=slices), strict=True)
