@@ -4,9 +4,9 @@ They come from two 3 × 3 convolutions of the label map, so that the 5 × 5 labe
 masks hold few distinct ones (1–3 % of the pixels of a batch at full size), which are computed, and looked up: the
 same numbers and gradients as `dense` at a fraction of the work.
 
-On CPU, that is. On a GPU the scattered sums of the backward pass cost more than they save (a G + D step of `large` takes
-72 ms on an H200, densely 46 ms: `benchmarks/results/gpu_h200.json`), so every other platform computes each pixel, and
-makes no table.
+On CPU, that is. On a GPU the scattered sums of the backward pass cost more than they save (a G + D step of `large`
+takes 72 ms on an H200, densely 46 ms: `benchmarks/results/gpu_h200.json`), so every other platform computes each pixel,
+and makes no table.
 """
 
 import functools
