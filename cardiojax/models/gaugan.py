@@ -47,7 +47,7 @@ def new_networks(net: GauganNetConfig, key: Array) -> tuple[nnx.State, nnx.State
             *split_net(build_discriminator(net, nnx.Rngs(discriminator_key)))[1:])
 
 
-def padded(array: Array, size_px: int, mode: str) -> Array:
+def padded(array: Array | np.ndarray, size_px: int, mode: str) -> Array:
     """(B, H, W, …) padded about its centre to `size_px`."""
     low = (size_px - array.shape[1]) // 2
     high = size_px - array.shape[1] - low
