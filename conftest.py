@@ -3,6 +3,7 @@
 On a machine with a GPU, `JAX_PLATFORMS=cuda python -m pytest -m gpu` compares it with the CPU.
 """
 
+import collections
 import os
 import signal
 import tempfile
@@ -16,6 +17,8 @@ os.environ["JAX_PLATFORMS"] = ",".join(dict.fromkeys([*platforms, "cpu"]))      
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(Path(tempfile.gettempdir()) / "cardiojax-test-cache"))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.3")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+if platforms == ["cpu"]:
+    os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")           # in the commands that tests start, too
 
 import beartype  # noqa: E402
 import jax  # noqa: E402
@@ -24,12 +27,18 @@ import nibabel as nib  # noqa: E402
 import numpy as np  # noqa: E402
 import pytest  # noqa: E402
 
-jax.config.update("jax_disable_most_optimizations", platforms == ["cpu"])
 # annotated shapes and types are checked, in tests alone; as type checkers have it, an int is a float
 checked = beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))
 # (not the command line's: tyro checks that, and its MISSING is of no type)
 PACKAGES = sorted({file.stem for file in (Path(__file__).parent / "cardiojax").glob("[a-z]*")} - {"cli", "py"})
 jaxtyping.install_import_hook([f"cardiojax.{name}" for name in PACKAGES], f"{__name__}.checked")
+
+
+def pytest_collection_modifyitems(items):
+    """Files with the most slow tests first, so that none of them is left alone for the end of a run on two processes
+    (--dist loadfile --no-loadscope-reorder)."""
+    slow = collections.Counter(item.path for item in items if item.get_closest_marker("slow"))
+    items.sort(key=lambda item: (-slow[item.path], str(item.path)))
 
 
 def pytest_runtest_setup(item):
