@@ -4,6 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cardiojax import phantom, preparation
+from cardiojax.data import records
 from cardiojax.errors import StudyError
 from cardiojax.study import Study
 
@@ -70,3 +71,16 @@ def test_volumes_pass_through_and_trim_keeps_base_to_apex():
     assert (trimmed.masks[[0, -1]] == 1).any(axis=(1, 2, 3)).all()
     np.testing.assert_allclose(trimmed.volumes_from_masks_ml(), study.volumes_ml)
     np.testing.assert_array_equal(preparation.prepare(trimmed).volumes_ml, study.volumes_ml)
+
+
+def test_a_study_of_the_right_size_and_another_spacing_is_not_prepared():
+    """Made by hand: 8 bit, 150 × 150, but pixels of 2 mm. An LV of 10 × 10 pixels has 400 mm², prepared too."""
+    masks = np.zeros((6, 150, 150, 2), np.uint8)
+    masks[:, 70:80, 70:80] = 1
+    study = Study("s", np.random.default_rng(0).integers(0, 255, masks.shape, np.uint8), 8.0, (2.0, 2.0), masks)
+    assert not preparation.is_prepared(study)
+    with pytest.raises(ValueError, match="is not prepared"):
+        records.encode(study)
+    prepared = preparation.prepare(study, "image")
+    assert preparation.is_prepared(prepared)
+    assert (prepared.masks == 1).sum() == 400 * 12
