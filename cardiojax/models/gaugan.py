@@ -71,9 +71,7 @@ class GauganModel:
     def load(cls, path: str | Path) -> "GauganModel":
         """Open a run folder. Raises RunError where it is no GauGAN run, has no model yet or does not fit."""
         path = Path(path)
-        settings = read_config(path)
-        if settings["task"] != "gaugan":
-            raise RunError(f"{path} is a {settings['task']} run, not a GauGAN run")
+        settings = read_config(path, "gaugan")
         net = net_config(settings["config"])
         params, stats, *_ = read_model(path, net)
         return cls(net, tuple(settings["labels"]), params, stats, path, settings)

@@ -13,8 +13,12 @@ from cardiojax.errors import RunError
 FORMAT = 1
 
 
-def read_config(path: Path) -> dict[str, Any]:
-    """config.json of a run folder. Raises RunError where it is none, or of a later format than this version reads."""
+TASKS = {"sfera": "SFERA", "gaugan": "GauGAN"}
+
+
+def read_config(path: Path, task: str | None = None) -> dict[str, Any]:
+    """config.json of a run folder. Raises RunError where it is none, is of a later format than this version reads, or
+    is of another task than the one asked for."""
     file = Path(path) / "config.json"
     try:
         config = json.loads(file.read_text())
@@ -24,6 +28,8 @@ def read_config(path: Path) -> dict[str, Any]:
         raise RunError(f"{file} cannot be read ({error})") from None
     if config.get("format") != FORMAT:
         raise RunError(f"{path} has run format {config.get('format')}, this version reads {FORMAT}")
+    if task is not None and config["task"] != task:
+        raise RunError(f"{path} is a {config['task']} run, not a {TASKS[task]} run")
     return config
 
 

@@ -142,9 +142,7 @@ class SferaModel:
     def load(cls, path: str | Path) -> "SferaModel":
         """Open a run folder. Raises RunError where `path` is no finished SFERA run."""
         path = Path(path)
-        settings = read_config(path)
-        if settings["task"] != "sfera":
-            raise RunError(f"{path} is a {settings['task']} run, not a SFERA run")
+        settings = read_config(path, "sfera")
         config, arrays = sfera_config(settings["config"]), read_arrays(path / "model.npz")
         _, params, stats = network_shapes(config.net)
 

@@ -69,10 +69,7 @@ def net_of(generator: dict[str, np.ndarray], discriminator: dict[str, np.ndarray
 
 def export(run: Path, target: Path):
     """A run's generator and discriminator as one NVlabs state dict, names below "G/" and "D/"."""
-    settings = read_config(run)
-    if settings["task"] != "gaugan":
-        raise RunError(f"{run} is a {settings['task']} run, not a GauGAN")
-    net = net_config(settings["config"])
+    net = net_config(read_config(run, "gaugan")["config"])
     if net.style:
         raise RunError(f"{run} has a style encoder, which has no equal in NVlabs' names at this size")
     model = read_model(run, net)

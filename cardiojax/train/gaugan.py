@@ -259,10 +259,7 @@ def parent(init: Path | None, config: GauganConfig) -> tuple[nnx.State, ...] | N
     """The weights of the run that training starts from. Raises RunError where its network is another."""
     if init is None:
         return None
-    settings = read_config(init)
-    if settings["task"] != "gaugan":
-        raise RunError(f"--init {init} is a {settings['task']} run, not a GauGAN")
-    net = net_config(settings["config"])
+    net = net_config(read_config(init, "gaugan")["config"])
     overrides: dict = {"dtype": config.net.dtype}
     if not net.style:
         overrides["size_px"] = config.net.size_px        # without a style encoder the network has no size of its own
