@@ -9,7 +9,8 @@ import pytest
 from flax import nnx
 
 from cardiojax.models.ridge import Ridge
-from cardiojax.nets.sfera import MaskedBatchNorm, Sfera
+from cardiojax.nets.layers import MaskedBatchNorm
+from cardiojax.nets.sfera import Sfera
 from cardiojax.nets.spade import SpectralConv, power_iteration
 
 RIDGE = Ridge(np.ones((2, 4), np.float32), np.ones(2, np.float32), np.ones(4, np.float32),

@@ -10,7 +10,7 @@ from flax import nnx
 
 from cardiojax.config import SFERA_PRESETS, SferaNetConfig
 from cardiojax.models.sfera import network_shapes, new_network
-from cardiojax.nets.sfera import MaskedBatchNorm
+from cardiojax.nets.layers import MaskedBatchNorm
 from cardiojax.ops import convolution
 from cardiojax.ops.pooling import max_pool_2x2
 

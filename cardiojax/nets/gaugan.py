@@ -14,6 +14,7 @@ from jaxtyping import Array, Float, Integer
 
 from cardiojax.errors import InputError
 from cardiojax.nets.spade import LabelMap, Norm, Spade, SpectralConv, instance_norm, label_map, xavier
+from cardiojax.ops.pooling import upsampled
 
 Upsamplings = Literal["few", "normal", "more", "most"]
 UPSAMPLINGS = {"few": 4, "normal": 5, "more": 6, "most": 7}
@@ -22,12 +23,6 @@ STYLE = 256                # length of the style latent
 
 def leaky(x):
     return jax.nn.leaky_relu(x, 0.2)
-
-
-def upsampled(x: Float[Array, "n h w c"]) -> Float[Array, "n h2 w2 c"]:
-    """Nearest, × 2."""
-    n, h, w, c = x.shape
-    return jnp.broadcast_to(x[:, :, None, :, None], (n, h, 2, w, 2, c)).reshape(n, 2 * h, 2 * w, c)
 
 
 def padded_px(size_px: int, upsamplings: Upsamplings) -> int:

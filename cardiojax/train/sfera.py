@@ -21,7 +21,8 @@ from cardiojax.evaluate.metrics import Accumulator, with_ef
 from cardiojax.evaluate.statistics import recalibration
 from cardiojax.models.ridge import UNCALIBRATED, Calibration, Ridge
 from cardiojax.models.sfera import Readout, Scaling, SferaModel, features_of, network_shapes, new_network, volumes_of
-from cardiojax.nets.sfera import MOMENTUM, TYPICAL_SLICES
+from cardiojax.nets.layers import MOMENTUM
+from cardiojax.nets.sfera import TYPICAL_SLICES
 from cardiojax.preparation.augment import augment, study_keys
 from cardiojax.preparation.batch import Batch
 from cardiojax.train import loop, losses, parallel
