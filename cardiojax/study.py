@@ -92,3 +92,29 @@ class Study:
         """(EDV, ESV) in ml by Simpson on the masks. Raises StudyError where there are none."""
         self._require(self.masks is not None, "has no masks to measure")
         return units.simpson_ml(units.lv_area_mm2(self.masks, self.pixel_spacing_mm), self.slice_spacing_mm)
+
+
+@dataclasses.dataclass(frozen=True)
+class Cine:
+    """Every phase of a short-axis stack, where nothing says which of them are ED and ES.
+
+    frames: (S, H, W, T), slices base → apex, phases in order of time; the other fields as in `Study`.
+    phase_ms: (T,) of the phases after the R wave, or None where it is not known.
+    """
+
+    study_id: str
+    frames: np.ndarray
+    slice_spacing_mm: float
+    pixel_spacing_mm: tuple[float, float] = (1.0, 1.0)
+    positions_mm: np.ndarray | None = None
+    phase_ms: np.ndarray | None = None
+    notes: tuple[str, ...] = ()
+
+    def study(self, ed: int, es: int) -> Study:
+        """Two of its phases, counted from 1. Raises StudyError where there is no such phase."""
+        phases = self.frames.shape[-1]
+        if not (1 <= ed <= phases and 1 <= es <= phases):
+            raise StudyError(f"study {self.study_id}: there is no phase {max(ed, es)}, the cine has {phases}")
+        return Study(study_id=self.study_id, frames=self.frames[..., [ed - 1, es - 1]],
+                     slice_spacing_mm=self.slice_spacing_mm, pixel_spacing_mm=self.pixel_spacing_mm,
+                     positions_mm=self.positions_mm, frame_numbers=(ed, es), notes=self.notes)

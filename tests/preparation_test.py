@@ -55,7 +55,7 @@ def test_a_flat_study_is_refused():
 def test_motion_centre_finds_a_heart_off_centre():
     ed, es = (disc((200, 200), (1.2, 1.2), (20, -25), r) for r in (30, 20))
     frames = np.stack([ed, es], axis=-1)[None].repeat(4, axis=0).astype(float)
-    np.testing.assert_allclose(preparation.motion_centre_mm(Study("a", frames, 8.0, (1.2, 1.2))), [20, -25], atol=9)
+    np.testing.assert_allclose(preparation.motion_centre_mm(frames, (1.2, 1.2)), [20, -25], atol=9)
 
 
 def test_motion_centre_keeps_the_phantoms_lv():

@@ -1,15 +1,20 @@
 """A study as read → a study as the networks see it: 150 × 150 at 1 mm, 8 bit (paper, Methods, "Data")."""
 
+import dataclasses
+from typing import Any, TypeVar
+
 import numpy as np
 from scipy import ndimage
 
 from cardiojax.errors import StudyError
-from cardiojax.study import ED, ES, Study
+from cardiojax.study import Cine, Study
 from cardiojax.units import LV
 
 SIZE_PX = 150
 QUANTILES = (0.03, 0.97)
 CENTRES = ("image", "motion")
+
+Prepared = TypeVar("Prepared", Study, Cine)
 
 
 def is_prepared(study: Study) -> bool:
@@ -18,7 +23,7 @@ def is_prepared(study: Study) -> bool:
             and np.allclose(study.pixel_spacing_mm, 1.0, atol=1e-4))
 
 
-def prepare(study: Study, centre: str = "motion") -> Study:
+def prepare(study: Prepared, centre: str = "motion") -> Prepared:
     """Resample to 1 × 1 mm, crop or pad to 150 × 150 round `centre`, clip to the study's [3, 97] % quantiles.
 
     Returns frames uint8 (0–255 for [0, 1]) and masks uint8 at 1 mm. `volumes_ml` passes through: volumes are
@@ -27,35 +32,35 @@ def prepare(study: Study, centre: str = "motion") -> Study:
     """
     if centre not in CENTRES:
         raise ValueError(f"centre is {' or '.join(CENTRES)}, not {centre!r}")
-    offset_mm = motion_centre_mm(study) if centre == "motion" else np.zeros(2)
-    frames, inside = resample(study.frames, study.pixel_spacing_mm, offset_mm, order=1)
-    masks = None
-    if study.masks is not None:
-        masks = resample(study.masks, study.pixel_spacing_mm, offset_mm, order=0)[0].astype(np.uint8)
+    spacing_mm = study.pixel_spacing_mm
+    offset_mm = motion_centre_mm(study.frames, spacing_mm) if centre == "motion" else np.zeros(2)
+    frames, inside = resample(study.frames, spacing_mm, offset_mm, order=1)
     low, high = np.quantile(frames[:, inside], QUANTILES)
     if not high > low:
         raise StudyError(f"study {study.study_id}: all pixels have about the same value ({low:g})")
     scaled = np.clip((frames - low) / (high - low), 0.0, 1.0) * inside[None, :, :, None]
-    return study.replace(frames=np.round(scaled * 255).astype(np.uint8), masks=masks,
-                         pixel_spacing_mm=(1.0, 1.0))
+    changes: dict[str, Any] = {"frames": np.round(scaled * 255).astype(np.uint8), "pixel_spacing_mm": (1.0, 1.0)}
+    if isinstance(study, Study) and study.masks is not None:
+        changes["masks"] = resample(study.masks, spacing_mm, offset_mm, order=0)[0].astype(np.uint8)
+    return dataclasses.replace(study, **changes)
 
 
 def resample(stack: np.ndarray, spacing_mm: tuple[float, float], offset_mm: np.ndarray, order: int
              ) -> tuple[np.ndarray, np.ndarray]:
-    """(S, H, W, 2) at `spacing_mm` → (S, 150, 150, 2) at 1 mm round the image centre + `offset_mm` (row, col).
+    """(S, H, W, T) at `spacing_mm` → (S, 150, 150, T) at 1 mm round the image centre + `offset_mm` (row, col).
 
     Also returns which of the 150 × 150 pixels lie inside the image. Images finer than 1 mm are smoothed first.
     """
-    height, width = stack.shape[1:3]
+    height, width, phases = stack.shape[1:]
     grid_mm = np.arange(SIZE_PX) - (SIZE_PX - 1) / 2
     rows = (height - 1) / 2 + (grid_mm + offset_mm[0]) / spacing_mm[0]
     cols = (width - 1) / 2 + (grid_mm + offset_mm[1]) / spacing_mm[1]
     inside = ((rows >= -0.5) & (rows <= height - 0.5))[:, None] & ((cols >= -0.5) & (cols <= width - 0.5))
     sigma = [max(0.0, (1 / s - 1) / 2) for s in spacing_mm] if order else [0.0, 0.0]
     at = np.meshgrid(rows, cols, indexing="ij")
-    out = np.empty((len(stack), SIZE_PX, SIZE_PX, 2), np.float32)
+    out = np.empty((len(stack), SIZE_PX, SIZE_PX, phases), np.float32)
     for s in range(len(stack)):
-        for phase in (ED, ES):
+        for phase in range(phases):
             plane = np.asarray(stack[s, :, :, phase], np.float32)
             if any(sigma):
                 plane = ndimage.gaussian_filter(plane, sigma)
@@ -63,19 +68,19 @@ def resample(stack: np.ndarray, spacing_mm: tuple[float, float], offset_mm: np.n
     return out * inside[None, :, :, None], inside
 
 
-def motion_centre_mm(study: Study) -> np.ndarray:
-    """Where the heart beats: (row, col) offset in mm from the image centre, found without masks.
+def motion_centre_mm(frames: np.ndarray, spacing_mm: tuple[float, float]) -> np.ndarray:
+    """Where the heart beats: (row, col) offset in mm from the centre of (S, H, W, T) frames, found without masks.
 
-    The centroid of |ED − ES|, summed over the slices, smoothed (σ = 10 mm) and weighted towards the image
-    centre, above 60 % of its peak.
+    The centroid of the largest change from the first phase, |ED − ES| of two, summed over the slices, smoothed
+    (σ = 10 mm) and weighted towards the image centre, above 60 % of its peak.
     """
-    frames = np.asarray(study.frames, np.float32)
-    change = np.abs(frames[..., ED] - frames[..., ES])
+    frames = np.asarray(frames, np.float32)
+    change = np.abs(frames[..., 1:] - frames[..., :1]).max(axis=-1)
     change = np.minimum(change, np.quantile(change, 0.99)).sum(axis=0)
-    sigma = [10.0 / s for s in study.pixel_spacing_mm]
+    sigma = [10.0 / s for s in spacing_mm]
     smooth = ndimage.gaussian_filter(change, sigma, mode="constant")
-    rows = (np.arange(change.shape[0]) - (change.shape[0] - 1) / 2) * study.pixel_spacing_mm[0]
-    cols = (np.arange(change.shape[1]) - (change.shape[1] - 1) / 2) * study.pixel_spacing_mm[1]
+    rows = (np.arange(change.shape[0]) - (change.shape[0] - 1) / 2) * spacing_mm[0]
+    cols = (np.arange(change.shape[1]) - (change.shape[1] - 1) / 2) * spacing_mm[1]
     smooth = smooth * np.exp(-(rows[:, None] ** 2 + cols[None, :] ** 2) / (2 * 60.0 ** 2))
     weight = np.clip(smooth - 0.6 * smooth.max(), 0, None)
     if weight.sum() <= 0:

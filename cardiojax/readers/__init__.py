@@ -6,16 +6,23 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from cardiojax.errors import StudyError
-from cardiojax.readers.dicom import read_dicom_study
+from cardiojax.readers.dicom import read_dicom_cine, read_dicom_study
 from cardiojax.readers.dicom_header import is_dicom, position, study_uid
-from cardiojax.readers.nifti import existing, read_acdc, read_nifti_cine, read_nifti_study
+from cardiojax.readers.nifti import (
+    acdc_info,
+    existing,
+    read_acdc,
+    read_nifti_cine,
+    read_nifti_phases,
+    read_nifti_study,
+)
 from cardiojax.readers.ukbb import NAME as UKBB_NAME
-from cardiojax.readers.ukbb import read_ukbb_zip
+from cardiojax.readers.ukbb import read_ukbb_cine, read_ukbb_zip
 from cardiojax.readers.ukbb import study_id_of as ukbb_id_of
-from cardiojax.study import Study
+from cardiojax.study import Cine, Study
 
-__all__ = ["find_studies", "read_acdc", "read_dicom_study", "read_nifti_cine", "read_nifti_study", "read_study",
-           "read_ukbb_zip", "study_id_of"]
+__all__ = ["find_studies", "read_acdc", "read_cine", "read_dicom_cine", "read_dicom_study", "read_nifti_cine",
+           "read_nifti_phases", "read_nifti_study", "read_study", "read_ukbb_cine", "read_ukbb_zip", "study_id_of"]
 
 NIFTI_PAIRS = (("sa_ED", "sa_ES"), ("ED", "ES"))
 NIFTI = (".nii", ".nii.gz")
@@ -28,25 +35,49 @@ def read_study(path: Path, frames: tuple[int, int] | None = None, series: str | 
     frames: 1-based phases of ED and ES in a cine; found where not given. series: of DICOM, see `series.short_axis`.
     Raises StudyError with one line where nothing can be read.
     """
+    path, name = _existing(path)
+    if path.is_file() and UKBB_NAME.search(path.name):
+        return read_ukbb_zip(path, frames)
+    cine = cine_of(path)
+    if not (cine and frames is not None) and (study := _two_frames(path, name)):    # a pair may stand beside its cine
+        return study
+    if cine:
+        return read_nifti_cine(cine, frames, name)
+    return read_dicom_study(path, frames, study_id=name, series=series)
+
+
+def read_cine(path: Path, series: str | None = None) -> Cine | Study:
+    """As `read_study`, but with every phase where nothing at the path says which are ED and ES."""
+    path, name = _existing(path)
+    if path.is_file() and UKBB_NAME.search(path.name):
+        return read_ukbb_cine(path)
+    if study := _two_frames(path, name):
+        return study
+    if cine := cine_of(path):
+        return read_nifti_phases(cine, name)
+    return read_dicom_cine(path, study_id=name, series=series)
+
+
+def _existing(path: Path) -> tuple[Path, str]:
+    """A path and what its study is called. Raises StudyError where there is nothing."""
     path, name = Path(path), study_id_of(path)
     if not path.exists():
         raise StudyError(f"study {name}: {path} does not exist")
-    if path.is_file():
-        if UKBB_NAME.search(path.name):
-            return read_ukbb_zip(path, frames)
-        if path.name.endswith(NIFTI):
-            return read_nifti_cine(path, frames, name)
-    cine = cine_of(path)
-    if cine and frames is not None:                     # a cine and its pair may stand together
-        return read_nifti_cine(cine, frames, name)
-    if (path / "Info.cfg").is_file():
-        return read_acdc(path)
+    return path, name
+
+
+def _two_frames(folder: Path, name: str) -> Study | None:
+    """ED and ES as a folder names them: Info.cfg (of frames or of the 4D), or a pair of files."""
+    if (folder / "Info.cfg").is_file():
+        cine = cine_of(folder)
+        if cine and not any(folder.glob(f"{folder.name}_frame*")):
+            info = acdc_info(folder)
+            return read_nifti_cine(cine, (int(info["ED"]), int(info["ES"])), name)
+        return read_acdc(folder)
     for ed, es in NIFTI_PAIRS:
-        if existing(path, ed, required=False) or existing(path, es, required=False):
-            return read_nifti_study((existing(path, ed), existing(path, es)), study_id=name)
-    if cine:
-        return read_nifti_cine(cine, None, name)
-    return read_dicom_study(path, frames, study_id=name, series=series)
+        if existing(folder, ed, required=False) or existing(folder, es, required=False):
+            return read_nifti_study((existing(folder, ed), existing(folder, es)), study_id=name)
+    return None
 
 
 def study_id_of(path: Path) -> str:
@@ -59,10 +90,12 @@ def study_id_of(path: Path) -> str:
     return path.name.removesuffix(".gz").removesuffix(".nii") if path.name.endswith(NIFTI) else path.absolute().name
 
 
-def cine_of(folder: Path) -> Path | None:
-    """The 4D NIfTI of a folder: ukbb_cardiac's `sa`, ACDC's `patient001_4d`, M&Ms' `CODE_sa`."""
-    stems = ("sa", f"{folder.name}_4d", f"{folder.name}_sa")
-    return next((f for stem in stems if (f := existing(folder, stem, required=False))), None)
+def cine_of(path: Path) -> Path | None:
+    """A 4D NIfTI: the path itself, or in a folder ukbb_cardiac's `sa`, ACDC's `patient001_4d`, M&Ms' `CODE_sa`."""
+    if path.is_file():
+        return path if path.name.endswith(NIFTI) else None
+    stems = ("sa", f"{path.name}_4d", f"{path.name}_sa")
+    return next((f for stem in stems if (f := existing(path, stem, required=False))), None)
 
 
 def find_studies(path: Path) -> list[Path]:

@@ -18,7 +18,7 @@ from cardiojax.readers.cycle import es_phase, middle
 from cardiojax.readers.dicom_header import Image, read_headers
 from cardiojax.readers.geometry import Plane
 from cardiojax.readers.series import PARALLEL, short_axis
-from cardiojax.study import Study
+from cardiojax.study import Cine, Study
 
 log = logging.getLogger("cardiojax")
 
@@ -60,39 +60,96 @@ def read_dicom_study(path: Path, frames: tuple[int, int] | None = None, masks: t
     Returns frames in the scanner's own values. Raises StudyError with one line where nothing can be used.
     Every dropped file or slice is a line in the log, with its reason.
     """
+    study_id, acquisitions, normal = acquired(path, study_id, series)
+    ed, es = frames or find_ed_es(acquisitions, study_id)
+    chosen = [Phases(a, {f"{name} (phase {n})": a.phase(n) for name, n in (("ED", ed), ("ES", es))})
+              for a in acquisitions]
+    stack = assembled(chosen, normal, study_id)
+    labels = None
+    if masks:
+        labels = np.stack([geometry.masks_onto(stack.planes, nib.load(m), study_id, phase)
+                           for m, phase in zip(masks, ("ED", "ES"), strict=True)], axis=-1)
+    return Study(study_id=study_id, frames=stack.frames, masks=labels, slice_spacing_mm=stack.spacing_mm,
+                 positions_mm=stack.positions_mm, pixel_spacing_mm=stack.planes[0].spacing_mm, frame_numbers=(ed, es),
+                 notes=stack.notes)
+
+
+def read_dicom_cine(path: Path, study_id: str | None = None, series: str | None = None) -> Cine:
+    """Every phase of a study that `read_dicom_study` would read, in order of time within each slice.
+
+    Slices with another number of phases than most are left out, with a line in the log.
+    """
+    study_id, acquisitions, normal = acquired(path, study_id, series)
+    phases = most_phases(acquisitions, study_id)
+    whole = []
+    for a in acquisitions:
+        if len(a.images) == phases:
+            whole.append(Phases(a, {f"phase {n}": image for n, image in enumerate(a.images, start=1)}))
+        else:
+            log.warning("study %s: slice %s dropped: %d phases, the others have %d", study_id, a.name, len(a.images),
+                        phases)
+    stack = assembled(whole, normal, study_id)
+    times = np.array([[i.trigger_ms for i in a.images] for a in stack.acquisitions], float)
+    phase_ms = np.median(times, axis=0)
+    return Cine(study_id, stack.frames, slice_spacing_mm=stack.spacing_mm, positions_mm=stack.positions_mm,
+                pixel_spacing_mm=stack.planes[0].spacing_mm, notes=stack.notes,
+                phase_ms=phase_ms if (np.diff(phase_ms) > 0).all() else None)
+
+
+def acquired(path: Path, study_id: str | None, series: str | None) -> tuple[str, list[Acquisition], np.ndarray]:
+    """The study's name, its slices as acquired, and the normal that their positions are measured along."""
     path = Path(path)
     study_id = study_id or (path.parent.name if path.name == "study" else path.name)
     images = read_headers(path, study_id)
     if series or not all(i.path.parent.name.startswith("sax_") for i in images):     # that name says what they are
         images = short_axis(images, study_id, series)
-    acquisitions, normal = group(images, study_id)
-    ed, es = frames or find_ed_es(acquisitions, study_id)
+    return study_id, *group(images, study_id)
+
+
+@dataclasses.dataclass(frozen=True)
+class Phases:
+    """The images wanted of one slice, by what they are called in the log; None for one that it lacks."""
+
+    acquisition: Acquisition
+    images: dict[str, Image | None]
+
+
+@dataclasses.dataclass(frozen=True)
+class Stack:
+    """Slices on one grid, base → apex; frames: (S, H, W, T)."""
+
+    acquisitions: list[Acquisition]
+    frames: np.ndarray
+    planes: list[Plane]
+    positions_mm: np.ndarray
+    spacing_mm: float
+    notes: tuple[str, ...]
+
+
+def assembled(slices: list[Phases], normal: np.ndarray, study_id: str) -> Stack:
+    """Those slices that have all that is wanted of them, each position once, decoded. Raises StudyError for none."""
     complete = []
-    for a in acquisitions:
-        missing = [f"{name} (phase {n})" for name, n in (("ED", ed), ("ES", es)) if a.phase(n) is None]
+    for s in slices:
+        missing = [name for name, image in s.images.items() if image is None]
         if missing:
-            log.warning("study %s: slice %s dropped: no %s frame", study_id, a.name, " and no ".join(missing))
+            log.warning("study %s: slice %s dropped: no %s frame", study_id, s.acquisition.name,
+                        " and no ".join(missing))
         else:
-            complete.append(a)
-    kept = order_base_to_apex(deduplicate(complete, study_id), normal, study_id)
-    slices = [s for a in kept if (s := decode(a, ed, es, study_id))]
-    if kept and not slices:
-        raise StudyError(f"study {study_id}: the pixels of none of {len(kept)} slices can be read (see the log)")
-    if not slices:
-        raise StudyError(f"study {study_id}: no slice has both an ED and an ES frame (phases {ed} and {es})")
-    kept, pixels = [a for a, _ in slices], [p for _, p in slices]
-    planes = [a.images[0].plane for a in kept]
-    planes, pixels = onto_one_grid(planes, pixels, [a.name for a in kept], study_id)
-    labels = None
-    if masks:
-        labels = np.stack([geometry.masks_onto(planes, nib.load(m), study_id, phase)
-                           for m, phase in zip(masks, ("ED", "ES"), strict=True)], axis=-1)
+            complete.append(s)
+    ordered = order_base_to_apex(deduplicate([s.acquisition for s in complete], study_id), normal, study_id)
+    wanted = {id(s.acquisition): list(s.images.values()) for s in complete}
+    decoded = [(a, p) for a in ordered if (p := decode(a, wanted[id(a)], study_id)) is not None]
+    if ordered and not decoded:
+        raise StudyError(f"study {study_id}: the pixels of none of {len(ordered)} slices can be read (see the log)")
+    if not decoded:
+        raise StudyError(f"study {study_id}: no slice has both an ED and an ES frame "
+                         f"({' and '.join(slices[0].images)})")
+    kept, pixels = [a for a, _ in decoded], [p for _, p in decoded]
+    planes, pixels = onto_one_grid([a.images[0].plane for a in kept], pixels, [a.name for a in kept], study_id)
     positions = np.array([a.position_mm for a in kept])
     check_slice_location(kept, positions, study_id)
     spacing_mm, gaps = geometry.slice_spacing_mm(positions, study_id, kept[0].images[0].thickness_mm)
-    return Study(study_id=study_id, frames=np.stack(pixels), masks=labels, slice_spacing_mm=spacing_mm,
-                 positions_mm=positions, pixel_spacing_mm=planes[0].spacing_mm, frame_numbers=(ed, es),
-                 notes=tuple(gaps))
+    return Stack(kept, np.stack(pixels), planes, positions, spacing_mm, tuple(gaps))
 
 
 def group(images: list[Image], study_id: str) -> tuple[list[Acquisition], np.ndarray]:
@@ -133,10 +190,7 @@ def find_ed_es(acquisitions: list[Acquisition], study_id: str) -> tuple[int, int
 
     Of two phases the second is ES, of a whole cine `cycle.es_phase`.
     """
-    counts = collections.Counter(len(a.images) for a in acquisitions)
-    phases = counts.most_common(1)[0][0]
-    if phases < 2:
-        raise StudyError(f"study {study_id}: one phase a slice, so there is no ES frame")
+    phases = most_phases(acquisitions, study_id)
     if phases == 2:
         pair = next(a for a in acquisitions if len(a.images) == 2)
         numbers = [i.phase for i in pair.images]
@@ -150,6 +204,14 @@ def find_ed_es(acquisitions: list[Acquisition], study_id: str) -> tuple[int, int
     es = es_phase(cines)
     log.info("study %s: ED is phase 1, ES phase %d of %d (largest change from ED)", study_id, es + 1, phases)
     return 1, es + 1
+
+
+def most_phases(acquisitions: list[Acquisition], study_id: str) -> int:
+    """The number of phases that most slices have. Raises StudyError where it is one."""
+    phases = collections.Counter(len(a.images) for a in acquisitions).most_common(1)[0][0]
+    if phases < 2:
+        raise StudyError(f"study {study_id}: one phase a slice, so there is no ES frame")
+    return phases
 
 
 def readable(acquisitions: Sequence[Acquisition]) -> list[np.ndarray]:
@@ -186,13 +248,13 @@ def order_base_to_apex(acquisitions: list[Acquisition], normal: np.ndarray, stud
     return sorted(acquisitions, key=lambda a: sign * a.position_mm)
 
 
-def decode(a: Acquisition, ed: int, es: int, study_id: str) -> tuple[Acquisition, np.ndarray] | None:
-    """The pixels of one slice, (H, W, 2), or None (logged) where they cannot be decoded."""
+def decode(a: Acquisition, images: list[Image], study_id: str) -> np.ndarray | None:
+    """The pixels of images of one slice, (H, W, T), or None (logged) where they cannot be decoded."""
     try:
-        frames = np.stack([a.phase(n).pixels() for n in (ed, es)], axis=-1)  # pyright: ignore[reportOptionalMemberAccess]
+        frames = np.stack([i.pixels() for i in images], axis=-1)
         if bad := int((~np.isfinite(frames)).sum()):
             raise ValueError(f"{bad} pixels are NaN or infinite")
-        return a, frames
+        return frames
     except Exception as error:                          # pydicom and its decoders raise many kinds
         log.warning("study %s: slice %s dropped: pixels unreadable (%s)", study_id, a.name, one_line(error))
         return None
@@ -209,7 +271,8 @@ def onto_one_grid(planes: list[Plane], pixels: list[np.ndarray], names: list[str
             log.warning("study %s: slice %s: %d×%d at %.2f mm, rotated or unlike the others (%d×%d at %.2f mm), "
                         "resampled to their grid", study_id, name, *plane.shape, plane.spacing_mm[0],
                         *reference.shape, reference.spacing_mm[0])
-            image = np.stack([geometry.regrid(image[..., i], plane, reference) for i in range(2)], axis=-1)
+            image = np.stack([geometry.regrid(image[..., i], plane, reference) for i in range(image.shape[-1])],
+                             axis=-1)
             shift = float((plane.origin - reference.origin) @ reference.normal)
             plane = dataclasses.replace(reference, origin=reference.origin + shift * reference.normal)
         out_planes.append(plane)

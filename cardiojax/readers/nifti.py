@@ -13,13 +13,14 @@ from nibabel.spatialimages import HeaderDataError
 from cardiojax.errors import StudyError, one_line
 from cardiojax.readers import geometry
 from cardiojax.readers.cycle import es_phase, middle
-from cardiojax.study import Study
+from cardiojax.study import Cine, Study
 from cardiojax.units import LV
 
 log = logging.getLogger("cardiojax")
 
 ACDC_LABELS = {1: 3, 2: 2, 3: 1}        # theirs: 1 RV, 2 myocardium, 3 LV
 Pair = tuple[Path, Path]
+MAX_STEP_MS = 500          # between phases of a cine; a header with more than that means something else
 # what nibabel and numpy raise over a damaged file
 UNREADABLE = (OSError, EOFError, ValueError, OverflowError, IndexError, KeyError, TypeError, MemoryError,
               ImageFileError, HeaderDataError)
@@ -58,28 +59,41 @@ def read_nifti_cine(file: Path, frames: tuple[int, int] | None = None, study_id:
     ED and ES are the 1-based `frames`, else the two phases that `masks` (4D, our labels) hold, the one with the larger
     LV first, else the first phase and `cycle.es_phase`'s.
     """
-    image = load(file, study_id)
-    if len(image.shape) != 4 or image.shape[3] < 2:
-        raise StudyError(f"study {study_id}: {Path(file).name} has shape {image.shape}, expected (x, y, z, phases)")
-    cine, labels = pixels(image, study_id).astype(np.float32), None
-    phases = cine.shape[3]
-    if masks is not None:
-        labels = pixels(load(masks, study_id), study_id)
-        if labels.shape != cine.shape:
-            raise StudyError(f"study {study_id}: masks of shape {labels.shape}, images of {cine.shape}")
+    cine, labels = _read_4d(file, study_id, masks)
+    phases = cine.frames.shape[-1]
     if frames is None:
         if labels is not None:
             frames = labelled_phases(labels, study_id)
         else:
-            frames = (1, 2 if phases == 2 else 1 + es_phase(middle(cine.transpose(2, 3, 1, 0))))
+            frames = (1, 2 if phases == 2 else 1 + es_phase(middle(cine.frames.transpose(0, 3, 1, 2))))
         log.info("study %s: ED is phase %d, ES phase %d of %d", study_id, *frames, phases)
-    if not all(1 <= n <= phases for n in frames):
-        raise StudyError(f"study {study_id}: there is no phase {max(frames)}, the cine has {phases}")
+    study = cine.study(*frames)
+    if labels is None:
+        return study
+    return study.replace(masks=relabel(labels[..., [n - 1 for n in frames]], None, study_id))
+
+
+def read_nifti_phases(file: Path, study_id: str = "") -> Cine:
+    """A 4D image (x, y, z, t) → Cine. The times of its phases are the header's, where it has a unit for them."""
+    return _read_4d(file, study_id)[0]
+
+
+def _read_4d(file: Path, study_id: str, masks: Path | None = None) -> tuple[Cine, np.ndarray | None]:
+    """A 4D image, and its labels on the same pixels."""
+    image, labels = load(file, study_id), None
+    if len(image.shape) != 4 or image.shape[3] < 2:
+        raise StudyError(f"study {study_id}: {Path(file).name} has shape {image.shape}, expected (x, y, z, phases)")
     order = geometry.towards_apex(np.asarray(image.affine)[:3, 2] * [-1, -1, 1], study_id, acquisition_order=1.0)
-    images, labels = (None if a is None else stack([a[..., n - 1] for n in frames])[::order] for a in (cine, labels))
-    zooms = [float(z) for z in image.header.get_zooms()]
-    return Study(study_id=study_id, frames=images, masks=None if labels is None else relabel(labels, None, study_id),
-                 slice_spacing_mm=zooms[2], pixel_spacing_mm=(zooms[1], zooms[0]), frame_numbers=frames)
+    frames = pixels(image, study_id).astype(np.float32).transpose(2, 1, 0, 3)[::order]
+    if masks is not None:
+        labels = pixels(load(masks, study_id), study_id)
+        if labels.shape != image.shape:
+            raise StudyError(f"study {study_id}: masks of shape {labels.shape}, images of {image.shape}")
+        labels = labels.transpose(2, 1, 0, 3)[::order]
+    zooms, unit = [float(z) for z in image.header.get_zooms()], image.header.get_xyzt_units()[1]
+    step_ms = zooms[3] * {"sec": 1000, "msec": 1, "usec": 0.001}.get(unit, 0)
+    return Cine(study_id, frames, slice_spacing_mm=zooms[2], pixel_spacing_mm=(zooms[1], zooms[0]),
+                phase_ms=step_ms * np.arange(frames.shape[-1]) if 0 < step_ms < MAX_STEP_MS else None), labels
 
 
 def labelled_phases(labels: np.ndarray, study_id: str) -> tuple[int, int]:

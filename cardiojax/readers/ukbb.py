@@ -1,14 +1,16 @@
 """UK Biobank's field 20209, `{eid}_20209_{visit}_0.zip`: DICOM of the short-axis cine and a manifest → `Study`."""
 
+import contextlib
 import logging
 import re
 import tempfile
 import zipfile
+from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
 from cardiojax.errors import StudyError, one_line
-from cardiojax.readers.dicom import read_dicom_study
-from cardiojax.study import Study
+from cardiojax.readers.dicom import read_dicom_cine, read_dicom_study
+from cardiojax.study import Cine, Study
 
 log = logging.getLogger("cardiojax")
 
@@ -37,6 +39,19 @@ def read_ukbb_zip(file: Path, frames: tuple[int, int] | None = None) -> Study:
     Only members that the manifest lists are unpacked, under names of our own, so that none leaves its folder. Raises
     StudyError for an archive that is broken, declares too much, or holds no short-axis series.
     """
+    with unpacked(file) as folder:
+        return read_dicom_study(folder, frames, study_id=folder.name)
+
+
+def read_ukbb_cine(file: Path) -> Cine:
+    """The same with every phase."""
+    with unpacked(file) as folder:
+        return read_dicom_cine(folder, study_id=folder.name)
+
+
+@contextlib.contextmanager
+def unpacked(file: Path) -> Iterator[Path]:
+    """The short-axis series of an archive as a folder of DICOM, `sax_1` …, for as long as it is looked at."""
     study_id = study_id_of(file)
     try:
         with zipfile.ZipFile(file) as archive:
@@ -53,7 +68,7 @@ def read_ukbb_zip(file: Path, frames: tuple[int, int] | None = None) -> Study:
                     for i, member in enumerate(files):
                         (below / f"{i:05d}.dcm").write_bytes(archive.read(member))
                     log.debug("study %s: series %s, %d files", study_id, name, len(files))
-                return read_dicom_study(Path(folder) / study_id, frames, study_id=study_id)
+                yield Path(folder) / study_id
     except (zipfile.BadZipFile, OSError, EOFError, NotImplementedError, RuntimeError) as error:
         raise StudyError(f"study {study_id}: {file.name} is unreadable ({one_line(error)})") from None
 
