@@ -169,6 +169,69 @@ class GauganConfig:
                 raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
 
 
+@dataclasses.dataclass(frozen=True)
+class ContoursNetConfig:
+    """Two U-Nets: one sees the whole frame at 2 mm and finds the heart, one sees 112 × 112 mm round it at 1 mm. See
+    `models.contours`."""
+
+    coarse_width: int = 8
+    """Channels of the first at its full size; every halving doubles them."""
+    width: int = 16
+    """Channels of the second."""
+    halvings: int = 4
+    neighbours: int = 0
+    """Slices towards the base, and as many towards the apex, that are seen beside the one that is labelled."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """Of the convolutions. Parameters, statistics, probabilities and losses stay float32."""
+
+    def __post_init__(self):
+        for name in ("coarse_width", "width"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
+        if self.neighbours < 0:
+            raise ValueError(f"neighbours must be at least 0, not {self.neighbours}")
+        if not 1 <= self.halvings <= 4:
+            raise ValueError(f"halvings is 1 to 4, as 80 and 112 pixels allow, not {self.halvings}")
+
+
+@dataclasses.dataclass(frozen=True)
+class ContoursConfig:
+    """Training of the contours: everything that decides its outcome, besides the data and the seed."""
+
+    net: ContoursNetConfig = dataclasses.field(default_factory=ContoursNetConfig)
+    augment: AugmentConfig = dataclasses.field(
+        default_factory=lambda: AugmentConfig(shift_mm=12.0, scale=0.2, reverse=False, intensity=0.3))
+    steps: int = 20_000
+    batch: int = 32
+    """Frames a step, over all devices."""
+    learning_rate: float = 3e-3
+    """Of AdamW; rises over `warmup` steps, then decays to zero along half a cosine."""
+    warmup: int = 50
+    weight_decay: float = 1e-4
+    ema: float = 0.99
+    """Decay of the weight average that is evaluated and kept. 0: no average, the last weights."""
+    area_weight: float = 0.2
+    """Weight of the relative error of the LV's area among the losses."""
+    stacks: int = 1
+    """Whole stacks a step, one phase each, whose LV volume teaches, over all devices: of studies without masks, and of
+    those whose volumes are not their masks' own. Without such studies there are none."""
+    volume_weight: float = 0.2
+    """Weight of the relative error of these volumes among the losses."""
+    views: int = 4
+    """Flipped and transposed copies of a frame whose probabilities a prediction averages: 1 to 8."""
+    keep: Literal["last", "best"] = "last"
+    """Which evaluation's model the run offers: the last, or the one with the lowest validation RMSE."""
+    evaluate_every: int = 1000
+    """Steps between evaluations (and checkpoints)."""
+
+    def __post_init__(self):
+        if not 1 <= self.views <= 8:
+            raise ValueError(f"views is 1 to 8, not {self.views}")
+        for name in ("steps", "batch", "evaluate_every"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
+
+
 SFERA_PRESETS = {
     "paper": SferaConfig(net=SferaNetConfig(readout="final", dropout=0.0),
                          augment=AugmentConfig(rotation_deg=10.0, shift_mm=5.0, scale=0.1, flip=False, reverse=False,
@@ -191,6 +254,14 @@ GAUGAN_PRESETS = {
     "tiny": GauganConfig(net=GauganNetConfig(size_px=75, upsamplings="few", ngf=4, hidden=16, ndf=8), batch=8,
                          steps=300, generator_rate=1e-3, discriminator_rate=1e-3, perceptual="none", ema=0.95,
                          evaluate_every=150),
+}
+
+
+CONTOURS_PRESETS = {
+    "large": ContoursConfig(net=ContoursNetConfig(coarse_width=16, width=32)),
+    "small": ContoursConfig(batch=16, steps=4000, evaluate_every=1000),
+    "tiny": ContoursConfig(net=ContoursNetConfig(coarse_width=2, width=2, halvings=2), batch=8, steps=200, views=1,
+                           evaluate_every=100),
 }
 
 

@@ -4,7 +4,9 @@ import numpy as np
 from jaxtyping import Float, Integer, Real
 
 LABELS = ("background", "LV", "myocardium", "RV")
-LV = LABELS.index("LV")
+LV, MYOCARDIUM, RV = map(LABELS.index, ("LV", "myocardium", "RV"))
+
+MYOCARDIUM_G_PER_ML = 1.05
 
 
 def lv_area_mm2(masks: Integer[np.ndarray, "slices h w 2"], pixel_spacing_mm: tuple[float, float]

@@ -26,12 +26,12 @@ def training_batches(split: Split, *, size_px: int, batch: int, slices: int, see
     def batch_of_all(arrays, indices):
         return collate(arrays, split.n_slices[indices], devices)
 
-    return endless(_Records(split), arrays, batch_of_all, split.name, "studies", batch=batch, seed=seed,
-                   process=process, processes=processes)
+    return prefetched(endless(Records(split), arrays, batch_of_all, split.name, "studies", batch=batch, seed=seed,
+                              process=process, processes=processes))
 
 
 def endless(source: Source, arrays_of: Callable, batch_of_all: Callable, name: str, things: str, *, batch: int,
-            seed: int, process: int, processes: int) -> grain.DatasetIterator:
+            seed: int, process: int, processes: int) -> grain.MapDataset:
     """Endless shuffled batches of a random-access source, of each the part of one process.
 
     The batches and their order do not depend on how many processes share them, nor does the iterator's state.
@@ -40,10 +40,14 @@ def endless(source: Source, arrays_of: Callable, batch_of_all: Callable, name: s
     if batch > len(source):
         raise DataError(f"a batch of {batch} {things} is more than {name} holds ({len(source)})")
     mine = slice(process * batch // processes, (process + 1) * batch // processes)
-    dataset = (grain.MapDataset.range(len(source)).seed(seed).shuffle().repeat()
-               .batch(batch, drop_remainder=True)
-               .map(lambda indices: batch_of_all([arrays_of(source[int(i)]) for i in indices[mine]], indices)))
-    return iter(dataset.to_iter_dataset(grain.ReadOptions(num_threads=2, prefetch_buffer_size=4)))
+    return (grain.MapDataset.range(len(source)).seed(seed).shuffle().repeat()
+            .batch(batch, drop_remainder=True)
+            .map(lambda indices: batch_of_all([arrays_of(source[int(i)]) for i in indices[mine]], indices)))
+
+
+def prefetched(batches: grain.MapDataset) -> grain.DatasetIterator:
+    """The batches in order, read ahead by two threads."""
+    return iter(batches.to_iter_dataset(grain.ReadOptions(num_threads=2, prefetch_buffer_size=4)))
 
 
 def evaluation_batches(split: Split, *, size_px: int, batch: int, slices: int,
@@ -56,11 +60,11 @@ def evaluation_batches(split: Split, *, size_px: int, batch: int, slices: int,
         yield batch_of(studies, size_px, fill_to=batch, slices=slices)
 
 
-class _Records:
-    """The usable records of a split, as grain reads them."""
+class Records:
+    """The usable records of a split (or those of `indices`), as grain reads them."""
 
-    def __init__(self, split: Split):
-        self.source, self.index = split.source, split.index
+    def __init__(self, split: Split, indices: Int[np.ndarray, " n"] | None = None):
+        self.source, self.index = split.source, split.index if indices is None else split.index[indices]
 
     def __len__(self) -> int:
         return len(self.index)

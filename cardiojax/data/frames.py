@@ -1,19 +1,21 @@
-"""Single ED and ES frames with their masks, out of the records of studies: what a GauGAN learns from."""
+"""Single ED and ES frames with their masks, out of the records of studies: what a GauGAN and contours learn from."""
 
+import collections
 import functools
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import grain.python as grain
 import numpy as np
-from jaxtyping import Integer
+from jaxtyping import Float, Integer, UInt8
 
 from cardiojax.data import records
-from cardiojax.data.batches import endless
+from cardiojax.data.batches import endless, prefetched
 from cardiojax.data.split import Split
 from cardiojax.errors import DataError
 from cardiojax.preparation import SIZE_PX
 from cardiojax.preparation.batch import halve, halve_mask
+from cardiojax.units import LABELS, LV, MYOCARDIUM
 
 PREVIEWS = 8               # held-out frames that an evaluation shows
 
@@ -26,20 +28,28 @@ class FrameBatch(NamedTuple):
 
 
 class Frames:
-    """Every frame with a mask of a split, by index; `labels`: those that its masks hold."""
+    """Every frame with a mask of a split, by index (study, slice, phase).
+
+    labels: those that its masks hold. known (N, 4): for each study, the labels that any mask of its dataset holds: a
+    dataset that never shows the RV does not know it. centre_px (N, 2): the heart's, for each study with masks.
+    """
 
     def __init__(self, split: Split):
         """Raises DataError where no study has masks, naming the split."""
-        self.split, at, labels = split, [], {0}
+        self.split, at, held = split, [], collections.defaultdict(lambda: {0})
+        sources, self.centre_px = [], np.zeros((len(split), 2), np.float32)
         for i in range(len(split)):
             study = split[i]
+            sources.append(study.source)
             if study.masks is not None:
                 at += [(i, s, t) for s in range(len(study)) for t in range(2)]
-                labels |= set(np.unique(study.masks).tolist())
+                held[study.source] |= set(np.unique(study.masks).tolist())
+                self.centre_px[i] = heart_centre_px(study.masks)
         if not at:
-            raise DataError(f"{split.name} has no masks; a GauGAN learns from images with masks")
+            raise DataError(f"{split.name} has no masks; a network of frames learns from images with masks")
         self.at = np.array(at)
-        self.labels = tuple(sorted(labels))
+        self.labels = tuple(sorted(set().union(*held.values())))
+        self.known = np.array([[label in held[source] for label in range(len(LABELS))] for source in sources])
 
     def __len__(self) -> int:
         return len(self.at)
@@ -81,5 +91,15 @@ def stacked(frames: Sequence[FrameBatch]) -> FrameBatch:
 def training_batches(frames: Frames, *, size_px: int, batch: int, seed: int, process: int = 0, processes: int = 1
                      ) -> grain.DatasetIterator:
     """Endless shuffled batches of this process's share; resumable as `data.training_batches` is."""
-    return endless(frames, functools.partial(frame_arrays, size_px=size_px), lambda arrays, _: stacked(arrays),
-                   frames.split.name, "frames", batch=batch, seed=seed, process=process, processes=processes)
+    return prefetched(endless(frames, functools.partial(frame_arrays, size_px=size_px),
+                              lambda arrays, _: stacked(arrays), frames.split.name, "frames", batch=batch, seed=seed,
+                              process=process, processes=processes))
+
+
+def heart_centre_px(masks: UInt8[np.ndarray, "s h w 2"]) -> Float[np.ndarray, "2"]:
+    """(row, column) of the LV and its wall from the image's centre, mean over slices and both phases; 0 without any."""
+    heart = (masks == LV) | (masks == MYOCARDIUM)
+    rows, columns = heart.sum((0, 2, 3)), heart.sum((0, 1, 3))
+    if not rows.sum():
+        return np.zeros(2, np.float32)
+    return np.array([np.average(np.arange(len(n)) - (len(n) - 1) / 2, weights=n) for n in (rows, columns)], np.float32)

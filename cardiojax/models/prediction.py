@@ -4,10 +4,12 @@ import dataclasses
 import math
 from collections.abc import Sequence
 
+import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Array, Float
 from scipy.special import ndtr
 
+from cardiojax.models.curve import Curve
 from cardiojax.study import Study
 
 # A study is referred to a person …
@@ -22,10 +24,13 @@ WIDE_EF_PERCENT = 15.0     # where the deviation of EF is larger
 class Prediction:
     """LV volumes of one study with standard deviations; `refer` where a person should look, with `reasons`.
 
-    The fields are the columns of every CSV of predictions, in this order.
+    The fields but for the last two are the columns of every CSV of predictions, in this order.
 
     p_ef_below_40, p_ef_below_50: probabilities, of a normal distribution with these deviations.
     ed_frame, es_frame: 1-based phases of the cine that were measured, None where the study has two frames alone.
+    rv_edv_ml … peak_filling_ml_per_s: None of models that do not see the RV or the myocardium, and of studies that were
+        no cine with known times.
+    study: as it was measured, prepared, with the masks that were seen in it; curve: the volumes over the cine.
     """
 
     study_id: str
@@ -41,6 +46,13 @@ class Prediction:
     p_ef_below_50: float = math.nan
     ed_frame: int | None = None
     es_frame: int | None = None
+    rv_edv_ml: float | None = None
+    rv_esv_ml: float | None = None
+    lv_mass_g: float | None = None
+    peak_ejection_ml_per_s: float | None = None
+    peak_filling_ml_per_s: float | None = None
+    study: Study | None = dataclasses.field(default=None, repr=False, compare=False)
+    curve: Curve | None = dataclasses.field(default=None, repr=False, compare=False)
 
     def row(self) -> dict[str, str]:
         """As the CSVs hold it: two decimals, `refer` 0 or 1, nothing for None."""
@@ -52,7 +64,18 @@ class Prediction:
         return {c: text(getattr(self, c)) for c in COLUMNS}
 
 
-COLUMNS = tuple(field.name for field in dataclasses.fields(Prediction))
+COLUMNS = tuple(field.name for field in dataclasses.fields(Prediction) if field.compare)
+
+
+def ef_with_std(mean_ml: Float[Array, "b 2"], std_ml: Float[Array, "b 2"], correlation: Float[Array, ""]
+                ) -> tuple[Float[Array, " b"], Float[Array, " b"]]:
+    """EF and its standard deviation (percent) of EDV and ESV with theirs, by the delta method; NaN where EDV is not
+    positive. correlation: of the errors of both."""
+    edv = jnp.where(mean_ml[:, 0] > 0, mean_ml[:, 0], jnp.nan)
+    ratio = mean_ml[:, 1] / edv
+    variance = (std_ml[:, 1]**2 + (ratio * std_ml[:, 0])**2
+                - 2 * correlation * ratio * std_ml[:, 0] * std_ml[:, 1])
+    return 100 * (1 - ratio), 100 / edv * jnp.sqrt(jnp.maximum(variance, 0.0))
 
 
 def p_below(limit: float, mean: float, std: float) -> float:

@@ -11,9 +11,7 @@ from flax import nnx
 from cardiojax.errors import RunError
 
 FORMAT = 1
-
-
-TASKS = {"sfera": "SFERA", "gaugan": "GauGAN"}
+TASKS = {"sfera": "SFERA", "gaugan": "GauGAN", "contours": "contours"}
 
 
 def read_config(path: Path, task: str | None = None) -> dict[str, Any]:

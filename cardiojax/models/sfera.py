@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float
@@ -15,13 +14,13 @@ from jaxtyping import Array, Float
 from cardiojax.config import AugmentConfig, SferaConfig, SferaNetConfig, jax_dtype
 from cardiojax.errors import RunError
 from cardiojax.files import read_arrays, write_arrays
-from cardiojax.models.prediction import Prediction, p_below, reasons_to_refer
+from cardiojax.models.measuring import MeasuringModel
+from cardiojax.models.prediction import Prediction, ef_with_std, p_below, reasons_to_refer
 from cardiojax.models.ridge import UNCALIBRATED, Calibration, Ridge
 from cardiojax.models.saved import flatten, into_state, read_config
 from cardiojax.nets.sfera import Sfera
-from cardiojax.preparation import is_prepared, prepare
 from cardiojax.preparation.augment import view
-from cardiojax.preparation.batch import Batch, batch_of, padded_slices
+from cardiojax.preparation.batch import Batch, batch_of
 from cardiojax.study import Study
 
 
@@ -103,12 +102,9 @@ def volumes_of(readout: Readout, features: Float[Array, "b f"], spacing_mm: Floa
     ridge, calibration, scaling = readout
     scaled, scaled_std = ridge.predict(features)
     mean, std = scaling.to_ml(scaled, spacing_mm), scaling.std_ml(scaled_std, spacing_mm)
-    edv = jnp.where(mean[:, 0] > 0, mean[:, 0], jnp.nan)
-    ratio = mean[:, 1] / edv
-    variance = std[:, 1]**2 + (ratio * std[:, 0])**2 - 2 * ridge.residual_corr * ratio * std[:, 0] * std[:, 1]
-    ef_std = 100 / edv * jnp.sqrt(jnp.maximum(variance, 0.0))
+    ef, ef_std = ef_with_std(mean, std, ridge.residual_corr)
     distance = (ridge.coefficient_variance(features) / ridge.noise_var).max(axis=1) / calibration.far
-    return mean, std * calibration.factor[:2], 100 * (1 - ratio), ef_std * calibration.factor[2], distance
+    return mean, std * calibration.factor[:2], ef, ef_std * calibration.factor[2], distance
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
@@ -122,7 +118,7 @@ def _apply(net: SferaNetConfig, views: int, weights: tuple[Array, ...], readout:
                    areas * (readout.scaling.high - readout.scaling.low))
 
 
-class SferaModel:
+class SferaModel(MeasuringModel):
     """A trained SFERA as a value: network, ridge, calibration and scaling, their arrays on the device.
 
     `apply` is pure and batched; `predict` takes a study from anywhere. See `cardiojax.load`.
@@ -174,30 +170,6 @@ class SferaModel:
         """A batch of prepared studies at this network's size (`preparation.batch.batch_of`)."""
         return batch_of(studies, self.config.net.size_px, fill_to=fill_to, slices=slices)
 
-    def predict(self, study: str | Path | Study, centre: str = "motion") -> Prediction:
-        """Volumes of one study: a path that a reader knows, or a `Study` (as read, or prepared).
-
-        centre: what a study as read is cropped round (`preparation.prepare`); by default what the builders' "full" is.
-        """
-        if not isinstance(study, Study):
-            from cardiojax.readers import read_study  # late: a Study at hand needs no DICOM library
-            study = read_study(Path(study))
-        if not is_prepared(study):
-            study = prepare(study, centre)
-        return next(self.predictions([study]))
-
-    def predict_many(self, studies: Sequence[Study], batch: int = 8, slices: int = 0
-                     ) -> Iterator[tuple[Study, Prediction]]:
-        """Every prepared study of a sequence (a list, a `data.Split`) with its prediction, in order.
-
-        slices: to pad all of them to (`data.max_slices`); by default found in a pass over them.
-        """
-        if not slices and len(studies):
-            slices = padded_slices(map(len, studies))
-        for start in range(0, len(studies), batch):
-            part = [studies[i] for i in range(start, min(start + batch, len(studies)))]
-            yield from zip(part, self.predictions(part, fill_to=batch, slices=slices), strict=True)
-
     def predictions(self, studies: Sequence[Study], fill_to: int = 0, slices: int = 0) -> Iterator[Prediction]:
         """Predictions of one batch of prepared studies."""
         volumes = jax.device_get(self.apply(self.batch_of(studies, fill_to, slices)))
@@ -209,7 +181,7 @@ class SferaModel:
             yield Prediction(
                 study.study_id, *map(float, mean[i]), float(ef[i]), *map(float, std[i]), float(ef_std[i]),
                 bool(reasons), "; ".join(reasons), *(p_below(limit, ef[i], ef_std[i]) for limit in (40.0, 50.0)),
-                *(study.frame_numbers or (None, None)))
+                *(study.frame_numbers or (None, None)), study=study)
 
 
 def calibration_of(run: Path) -> Calibration:

@@ -27,6 +27,14 @@ def masked_rmse(predicted: Float[Array, "..."], target: Float[Array, "..."], wei
     return jnp.sqrt(jnp.maximum(mean, 1e-12)) * (count > 0)
 
 
+def relative_error(predicted: Float[Array, "..."], target: Float[Array, "..."], axis_name: str | None = None
+                   ) -> Float[Array, ""]:
+    """Σ |p − t| / Σ t, of the whole batch; under `axis_name` over all replicas."""
+    sums = jnp.abs(predicted - target).sum(), target.sum()
+    error, total = sums if axis_name is None else jax.lax.psum(sums, axis_name)
+    return error / jnp.maximum(total, 1.0)
+
+
 def l1(a: Float[Array, "..."], b: Float[Array, "..."]) -> Float[Array, ""]:
     """mean |a − b|"""
     return jnp.abs(a.astype(jnp.float32) - b.astype(jnp.float32)).mean()

@@ -1,0 +1,152 @@
+"""Two looks at every frame: studies → labels of every pixel, and areas from their probabilities.
+
+The first U-Net sees a whole frame at 2 mm and finds the heart, the second 112 × 112 mm round it at 1 mm. Areas are
+sums of probabilities; no threshold and no rule by slice decides them.
+"""
+
+import functools
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Float, Int, UInt8
+
+from cardiojax.config import ContoursNetConfig, jax_dtype
+from cardiojax.nets.unet import UNet
+from cardiojax.preparation import SIZE_PX
+from cardiojax.units import LABELS, LV, MYOCARDIUM
+
+COARSE_PX, FINE_PX = 80, 112               # 75 pixels of 2 mm, padded; pixels of 1 mm
+VIEWS = (0, 3, 4, 7, 1, 2, 5, 6)           # bits: rows flipped, columns flipped, transposed; any first few are diverse
+
+
+class Seen(NamedTuple):
+    """What is seen in the frames of a batch of studies, of T phases each.
+
+    areas_mm2: (B, S, T, 4) of each label, by probability. unsure_mm2: Σ p (1 − p), which is large along blurred borders
+        and where a whole region is in doubt. Both are 0 on padding.
+    labels: (B, S, T, 150, 150) uint8, the likeliest of each pixel, background outside of 112 × 112 mm.
+    centre_px: (B, 2) the heart's (row, column) from the image's centre.
+    """
+
+    areas_mm2: Array
+    unsure_mm2: Array
+    labels: Array
+    centre_px: Array
+
+
+def build_networks(net: ContoursNetConfig, rngs: nnx.Rngs, remat: bool = False) -> nnx.Dict:
+    """The two U-Nets as one module."""
+    common = {"channels": 1 + 2 * net.neighbours, "classes": len(LABELS), "halvings": net.halvings,
+              "dtype": jax_dtype(net.dtype), "remat": remat, "rngs": rngs}
+    return nnx.Dict(coarse=UNet(width=net.coarse_width, **common), fine=UNet(width=net.width, **common))
+
+
+@functools.partial(jax.jit, static_argnames=("net", "remat"))
+def new_networks(net: ContoursNetConfig, key: Array, remat: bool = False) -> tuple[nnx.GraphDef, nnx.State, nnx.State]:
+    """Networks of random weights as graphdef, parameters and batch statistics."""
+    return nnx.split(build_networks(net, nnx.Rngs(key), remat), nnx.Param, nnx.BatchStat)
+
+
+@functools.cache
+def network_shapes(net: ContoursNetConfig, remat: bool = False) -> tuple[nnx.GraphDef, nnx.State, nnx.State]:
+    """The same with shapes for arrays, for weights that come from elsewhere."""
+    return jax.eval_shape(functools.partial(new_networks, net, remat=remat), jax.random.key(0))
+
+
+def as_images(frames: UInt8[Array, "b s h w t"], neighbours: int) -> Float[Array, "b s t h w c"]:
+    """Prepared frames in [0, 1], with their neighbours as channels."""
+    return with_neighbours(frames.transpose(0, 1, 4, 2, 3).astype(jnp.float32) / 255.0, neighbours)
+
+
+def first_look(networks: nnx.Dict, images: Float[Array, "b s t 150 150 c"], n_slices: Int[Array, " b"], views: int
+               ) -> Int[Array, "b 2"]:
+    """Where the heart is: the pixel (row, column) of its centre from the image's, mean over slices and phases."""
+    b, s, t = images.shape[:3]
+    small = padded_coarse(images.reshape(b * s * t, SIZE_PX, SIZE_PX, -1))
+    seen = probabilities(networks["coarse"], small, views).reshape(b, s, t, COARSE_PX, COARSE_PX, -1)
+    return heart_centre(seen * _real(n_slices, s))
+
+
+def second_look(networks: nnx.Dict, images: Float[Array, "b s t 150 150 c"], n_slices: Int[Array, " b"],
+                centre_px: Int[Array, "b 2"], views: int) -> Seen:
+    """What is where in the 112 × 112 mm round `centre_px`, by probabilities averaged over so many exact views."""
+    b, s, t = images.shape[:3]
+    crops = jax.vmap(crop)(images, centre_px).reshape(b * s * t, FINE_PX, FINE_PX, -1)
+    p = probabilities(networks["fine"], crops, views).reshape(b, s, t, FINE_PX, FINE_PX, -1) * _real(n_slices, s)
+    labels = jax.vmap(uncropped)(jnp.argmax(p, axis=-1).astype(jnp.uint8), centre_px)
+    return Seen(p.sum((3, 4)), (p * (1 - p)).sum((3, 4)), labels, centre_px)
+
+
+def _real(n_slices: Int[Array, " b"], slices: int) -> Array:
+    """Which slices are no padding, to multiply (b, s, t, h, w, c) with."""
+    return (jnp.arange(slices) < n_slices[:, None])[:, :, None, None, None, None]
+
+
+def with_neighbours(stack: Float[Array, "b s *n"], neighbours: int) -> Float[Array, "b s *n c"]:
+    """Each slice between so many of its neighbours towards the base and towards the apex; black beyond the stack."""
+    wide = jnp.pad(stack, [(0, 0), (neighbours, neighbours)] + [(0, 0)] * (stack.ndim - 2))
+    return jnp.stack([wide[:, i:i + stack.shape[1]] for i in range(1 + 2 * neighbours)], axis=-1)
+
+
+def halved_mean(images: Float[Array, "n h w c"]) -> Float[Array, "n h2 w2 c"]:
+    """The mean of each 2 × 2 pixels: 1 mm → 2 mm."""
+    return (images[:, 0::2, 0::2] + images[:, 1::2, 0::2] + images[:, 0::2, 1::2] + images[:, 1::2, 1::2]) / 4
+
+
+def padded_coarse(images: Float[Array, "n 150 150 c"]) -> Float[Array, "n 80 80 c"]:
+    """At 2 mm, with black round it up to a size that the first network takes."""
+    low = (COARSE_PX - SIZE_PX // 2) // 2
+    high = COARSE_PX - SIZE_PX // 2 - low
+    return jnp.pad(halved_mean(images), ((0, 0), (low, high), (low, high), (0, 0)))
+
+
+def heart_centre(seen: Float[Array, "b s t 80 80 4"]) -> Int[Array, "b 2"]:
+    """The whole pixel of 1 mm next to the heart's centre, of the first look at a study; from the image's centre."""
+    heart = (seen[..., LV] + seen[..., MYOCARDIUM]).sum((1, 2))
+    low = (COARSE_PX - SIZE_PX // 2) // 2                      # `padded_coarse` moves the image's centre
+    offset = COARSE_PX / 2 - SIZE_PX / 4 - low
+    return jnp.round(2 * (jax.vmap(centroid)(heart) + offset)).astype(jnp.int32)
+
+
+def centroid(weight: Float[Array, "h w"]) -> Float[Array, "2"]:
+    """(row, column) from the image's centre; 0 where there is hardly any weight (less than a pixel's)."""
+    rows, columns = (jnp.arange(n) - (n - 1) / 2 for n in weight.shape)
+    total = weight.sum()
+    found = jnp.stack([(weight.sum(1) * rows).sum(), (weight.sum(0) * columns).sum()]) / jnp.maximum(total, 1.0)
+    return jnp.where(total >= 1, found, 0.0)
+
+
+def probabilities(net: UNet, images: Float[Array, "n p p c"], views: int) -> Float[Array, "n p p 4"]:
+    """Of each label, averaged over the first `views` exact views of each image."""
+    total = jnp.zeros((*images.shape[:3], len(LABELS)))
+    for view in VIEWS[:views]:
+        logits = net(turned(images, view), jnp.ones(len(images)))
+        total += turned(jax.nn.softmax(logits), view, back=True)
+    return total / views
+
+
+def turned(images: Float[Array, "n p p c"], view: int, back: bool = False) -> Float[Array, "n p p c"]:
+    """One of eight exact views of square images, or an image of that view turned back."""
+    flips = [lambda x: x[:, ::-1]] * (view & 1) + [lambda x: x[:, :, ::-1]] * (view >> 1 & 1) + [
+        lambda x: x.swapaxes(1, 2)] * (view >> 2 & 1)
+    for flip in reversed(flips) if back else flips:
+        images = flip(images)
+    return images
+
+
+def crop(images: Float[Array, "s t 150 150 c"], centre_px: Int[Array, "2"]) -> Float[Array, "s t 112 112 c"]:
+    """112 × 112 pixels round `centre_px` (from the image's centre); black outside of the images."""
+    wide = jnp.pad(images, ((0, 0), (0, 0), (FINE_PX, FINE_PX), (FINE_PX, FINE_PX), (0, 0)))
+    start = (SIZE_PX - FINE_PX) // 2 + centre_px + FINE_PX
+    return jax.lax.dynamic_slice(wide, (0, 0, start[0], start[1], 0),
+                                 (*images.shape[:2], FINE_PX, FINE_PX, images.shape[-1]))
+
+
+def uncropped(labels: UInt8[Array, "s t 112 112"], centre_px: Int[Array, "2"]) -> UInt8[Array, "s t 150 150"]:
+    """The labels of crops in the images they are from, background outside."""
+    canvas = jnp.zeros((*labels.shape[:2], *(SIZE_PX + 2 * FINE_PX,) * 2), labels.dtype)
+    start = (SIZE_PX - FINE_PX) // 2 + centre_px + FINE_PX
+    canvas = jax.lax.dynamic_update_slice(canvas, labels, (0, 0, start[0], start[1]))
+    return canvas[:, :, FINE_PX:-FINE_PX, FINE_PX:-FINE_PX]

@@ -1,0 +1,53 @@
+"""What every model that measures studies does alike: one study from anywhere, many in batches."""
+
+import abc
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+
+from cardiojax.models.prediction import Prediction
+from cardiojax.preparation import is_prepared, prepare
+from cardiojax.preparation.batch import padded_slices
+from cardiojax.study import Study
+
+
+class MeasuringModel(abc.ABC):
+    """A trained model of studies → `Prediction`.
+
+    mean_predictor: mean EDV, ESV (ml) and EF (percent) of the training studies; path, settings: the run's.
+    """
+
+    mean_predictor: Float[np.ndarray, "3"]
+    path: Path | None
+    settings: dict[str, Any]
+    sees_masks = False         # whether predictions bring a study with masks
+    finds_phases = False       # whether `predict` takes a whole `Cine`, and finds ED and ES in it
+
+    @abc.abstractmethod
+    def predictions(self, studies: Sequence[Study], fill_to: int = 0, slices: int = 0) -> Iterator[Prediction]:
+        """Predictions of one batch of prepared studies, padded to so many studies and slices."""
+
+    def predict(self, study: str | Path | Study, centre: str = "motion") -> Prediction:
+        """Volumes of one study: a path that a reader knows, or a `Study` (as read, or prepared).
+
+        centre: what a study as read is cropped round (`preparation.prepare`); by default what the builders' "full" is.
+        """
+        if not isinstance(study, Study):
+            from cardiojax.readers import read_study  # late: a Study at hand needs no DICOM library
+            study = read_study(Path(study))
+        return next(self.predictions([study if is_prepared(study) else prepare(study, centre)]))
+
+    def predict_many(self, studies: Sequence[Study], batch: int = 8, slices: int = 0
+                     ) -> Iterator[tuple[Study, Prediction]]:
+        """Every prepared study of a sequence (a list, a `data.Split`) with its prediction, in order.
+
+        slices: to pad all of them to (`data.max_slices`); by default found in a pass over them.
+        """
+        if not slices and len(studies):
+            slices = padded_slices(map(len, studies))
+        for start in range(0, len(studies), batch):
+            part = [studies[i] for i in range(start, min(start + batch, len(studies)))]
+            yield from zip(part, self.predictions(part, fill_to=batch, slices=slices), strict=True)
