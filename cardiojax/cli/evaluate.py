@@ -14,9 +14,10 @@ from cardiojax.errors import InputError
 class Evaluate:
     """Measure a run on a split; OUT gets metrics.json, report.html and pictures.
 
-    A SFERA predicts every study: its errors stand beside those of predicting the training mean (and predictions.csv
-    in OUT). A GauGAN makes images of every mask, and --judge, a SFERA trained on real images, says how far they are
-    from the real ones of the same patients, above all in the volumes it reads from both.
+    Contours or a SFERA predict every study: their errors stand beside those of predicting the training mean (and
+    predictions.csv in OUT), and contours beside the studies' own masks (Dice, 95 % Hausdorff distance). A GauGAN makes
+    images of every mask, and --judge, a SFERA trained on real images, says how far they are from the real ones of the
+    same patients, above all in the volumes it reads from both.
     """
 
     run: Path
@@ -36,6 +37,7 @@ def main(argv: list[str]) -> int:
     import cardiojax
     from cardiojax.data import open_split
     from cardiojax.evaluate import report
+    from cardiojax.evaluate.overlap import rows_of_masks
     from cardiojax.models.gaugan import GauganModel
 
     run = cardiojax.load(args.run)
@@ -50,6 +52,8 @@ def main(argv: list[str]) -> int:
     else:
         result = report.evaluate(run, open_split(args.data, args.data_dir), args.out)
         rows = report.table(result)
+        if "masks" in result:
+            show(rows_of_masks(result), f"{args.data}, masks")
     show(rows, f"{args.data}, {result['n']} studies")
     print(f"report: {args.out / 'report.html'}")
     return 0

@@ -11,7 +11,7 @@ from cardiojax.errors import InputError, Preempted
 VERBS = {
     "demo": "the paper's experiment on a phantom cohort, from nothing to its report, in minutes",
     "build": "write a dataset: phantom, acdc, kaggle_dsb, mnms, ukbb, synthetic → TFDS",
-    "train": "train a network: sfera (studies → volumes), gaugan (masks → images)",
+    "train": "train a network: contours, sfera (studies → volumes), gaugan (masks → images)",
     "local": "several processes of one machine as one training, started again where one dies",
     "evaluate": "measure a run on a split: metrics.json, predictions.csv, figures, report.html",
     "experiment": "the paper's question on two datasets: RSO, SSO, RSP, RSA, ablations, seeds",

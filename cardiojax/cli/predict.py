@@ -15,10 +15,10 @@ from rich.progress import track
 from tyro.conf import Positional
 
 from cardiojax.errors import InputError, StudyError, one_line
+from cardiojax.study import Cine, Study
 
 if TYPE_CHECKING:
     from cardiojax.models.prediction import Prediction
-    from cardiojax.study import Study
 
 log = logging.getLogger("cardiojax")
 
@@ -27,9 +27,10 @@ log = logging.getLogger("cardiojax")
 class Predict:
     """Measure studies: DICOM folders, UK Biobank zips, 4D NIfTI, NIfTI ED/ES pairs, ACDC patients, or trees of them.
 
-    Of mixed DICOM series the short-axis cine is found by its geometry. ED is the first phase and ES the one that
-    differs most from it, unless named. A study that cannot be read is named with its reason; the others are still
-    measured, and the exit code is 1. `refer` is 1 where a person should look, for the `reasons` beside it.
+    Of mixed DICOM series the short-axis cine is found by its geometry. In a whole cine, contours find ED and ES by the
+    volume of every phase; for a SFERA ED is the first phase and ES the one that differs most from it. Phases that are
+    named are taken as they are. A study that cannot be read is named with its reason; the others are still measured,
+    and the exit code is 1. `refer` is 1 where a person should look, for the `reasons` beside it.
     """
 
     studies: Positional[tuple[Path, ...]]
@@ -49,7 +50,10 @@ class Predict:
     resume: bool = False
     """Keep the rows that --csv holds already and measure the rest."""
     figures: Path | None = None
-    """Folder for a picture of each study: its slices at ED and ES, and the numbers."""
+    """Folder for a picture of each study: its slices at ED and ES (with contours, and the volume curve of a cine, by a
+    contours run), and the numbers."""
+    curves: Path | None = None
+    """CSV for the volumes of every phase of every cine that a contours run has measured."""
     workers: int = 4
     """Studies that are read at a time."""
 
@@ -61,19 +65,24 @@ def main(argv: list[str]) -> int:
     if (args.ed is None) != (args.es is None):
         raise InputError("--ed and --es go together")
     from cardiojax.files import write_text
+    from cardiojax.models import load_measuring
     from cardiojax.models.prediction import COLUMNS
-    from cardiojax.models.sfera import SferaModel
     from cardiojax.preparation import prepare
-    from cardiojax.readers import read_study, study_id_of
+    from cardiojax.readers import read_cine, read_study, study_id_of
 
-    model, named = SferaModel.load(args.run), phases_of(args.frames)
+    model, named = load_measuring(args.run), phases_of(args.frames)
+    if args.curves and not model.finds_phases:
+        raise InputError(f"--curves: {args.run} does not see volumes over the cycle; a contours run does")
     given = None if args.ed is None else (args.ed, args.es)
     args.csv.parent.mkdir(parents=True, exist_ok=True)
     before = rows_of(args.csv, COLUMNS) if args.resume and args.csv.exists() else {}
     todo = [p for p in found(args.studies, args.resume) if study_id_of(p) not in before]
 
-    def read(path: Path) -> "Study":
-        return prepare(read_study(path, named.get(study_id_of(path), given), args.series))
+    def read(path: Path) -> Study | Cine:
+        phases = named.get(study_id_of(path), given)
+        study = read_cine(path, args.series) if model.finds_phases and not phases else read_study(
+            path, phases, args.series)
+        return study if isinstance(study, Cine) else prepare(study)
 
     done, failed = 0, []
     if before:                                          # whole, should this process end here
@@ -82,18 +91,20 @@ def main(argv: list[str]) -> int:
         writer = csv.DictWriter(stream, COLUMNS)
         if not before:
             writer.writeheader()
-        for study, found_or_why in track(measured(todo, read, model.predict, max(1, args.workers)),
-                                         description="studies", total=len(todo), disable=len(todo) < 2):
-            if study is None or isinstance(found_or_why, str):
-                failed.append(found_or_why)
-                log.error("%s", found_or_why)
+        for prediction in track(measured(todo, read, model.predict, max(1, args.workers)),
+                                description="studies", total=len(todo), disable=len(todo) < 2):
+            if isinstance(prediction, str):
+                failed.append(prediction)
+                log.error("%s", prediction)
                 continue
-            writer.writerow(found_or_why.row())
+            writer.writerow(prediction.row())
             stream.flush()
             done += 1
+            if args.curves and prediction.curve is not None:
+                add_curve(args.curves, prediction, new=done == 1 and not before)
             if args.figures:
                 from cardiojax.evaluate.figures import contact_sheet
-                contact_sheet(study, found_or_why, args.figures)
+                contact_sheet(prediction, args.figures)
     if not done and failed and not before:
         raise InputError(f"none of {len(failed)} studies could be measured: {failed[0]}")
     log.info("%d studies measured%s, %d failed: %s", done, f", {len(before)} before" if before else "", len(failed),
@@ -101,18 +112,31 @@ def main(argv: list[str]) -> int:
     return 1 if failed else 0
 
 
-def measured(paths: list[Path], read: "Callable[[Path], Study]", predict: "Callable[[Study], Prediction]",
-             workers: int) -> "Iterator[tuple[Study, Prediction] | tuple[None, str]]":
-    """Each study with what was measured, or None and why not, in order."""
+def measured(paths: list[Path], read: Callable[[Path], Study | Cine],
+             predict: "Callable[[Study | Cine], Prediction]", workers: int) -> "Iterator[Prediction | str]":
+    """What was measured of each study, or why not, in order."""
     for path, ready in zip(paths, ahead(read, paths, workers), strict=True):
         try:
-            study = ready()
-            yield study, predict(study)
+            yield predict(ready())
         except StudyError as error:
-            yield None, str(error)
+            yield str(error)
         except Exception as error:                      # of a thousand studies none may end the others
             log.debug("", exc_info=True)
-            yield None, f"{path}: {one_line(error)} (not foreseen: please report it)"
+            yield f"{path}: {one_line(error)} (not foreseen: please report it)"
+
+
+def add_curve(table: Path, prediction: "Prediction", new: bool):
+    """A row a phase: study_id, phase, time_ms (empty where it is not known), lv_ml, myocardium_ml, rv_ml."""
+    curve = prediction.curve
+    assert curve is not None
+    table.parent.mkdir(parents=True, exist_ok=True)
+    with table.open("w" if new else "a", newline="") as stream:
+        writer = csv.writer(stream)
+        if new:
+            writer.writerow(["study_id", "phase", "time_ms", "lv_ml", "myocardium_ml", "rv_ml"])
+        for i, volumes in enumerate(zip(curve.lv_ml, curve.myocardium_ml, curve.rv_ml, strict=True)):
+            time_ms = "" if curve.phase_ms is None else f"{curve.phase_ms[i]:.1f}"
+            writer.writerow([prediction.study_id, i + 1, time_ms, *(f"{v:.2f}" for v in volumes)])
 
 
 def found(arguments: Iterable[Path], distinct: bool) -> list[Path]:

@@ -1,4 +1,4 @@
-"""`cardiojax train {sfera,gaugan}`: a run folder from a dataset."""
+"""`cardiojax train {sfera,contours,gaugan}`: a run folder from a dataset."""
 
 import dataclasses
 import sys
@@ -7,14 +7,21 @@ from typing import Annotated
 
 import tyro
 
-from cardiojax.config import GAUGAN_PRESETS, SFERA_PRESETS, GauganConfig, SferaConfig
+from cardiojax.config import (
+    CONTOURS_PRESETS,
+    GAUGAN_PRESETS,
+    SFERA_PRESETS,
+    ContoursConfig,
+    GauganConfig,
+    SferaConfig,
+)
 from cardiojax.errors import InputError
 from cardiojax.train.parallel import StepOptions
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Train:
-    """What both tasks ask for."""
+    """What all tasks ask for."""
 
     data: str
     """Training studies, NAME:SPLIT[,NAME:SPLIT], for example kaggle_dsb:train."""
@@ -51,6 +58,18 @@ class TrainSfera(Train):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class TrainContours(Train):
+    """Train contours on the ED and ES frames of studies with masks: they label LV, myocardium and RV, measure volumes
+    by areas, and find ED and ES of whole cines. Masks that show the LV alone teach too. Where RUN holds a run already,
+    it goes on from its last checkpoint.
+
+    RUN gets config.json, checkpoints/, metrics.jsonl, tensorboard/ and model.npz, which `cardiojax.load(RUN)` opens.
+    """
+
+    settings: Annotated[ContoursConfig, tyro.conf.arg(name="")] = dataclasses.field(default_factory=ContoursConfig)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class TrainGaugan(Train):
     """Train a GauGAN on the ED and ES frames of studies with masks: it makes images of masks, and only with labels
     that it saw. Where RUN holds a run already, it goes on from its last checkpoint.
@@ -64,7 +83,8 @@ class TrainGaugan(Train):
     settings: Annotated[GauganConfig, tyro.conf.arg(name="")] = dataclasses.field(default_factory=GauganConfig)
 
 
-TASKS = {"sfera": (TrainSfera, SFERA_PRESETS), "gaugan": (TrainGaugan, GAUGAN_PRESETS)}
+TASKS = {"sfera": (TrainSfera, SFERA_PRESETS), "contours": (TrainContours, CONTOURS_PRESETS),
+         "gaugan": (TrainGaugan, GAUGAN_PRESETS)}
 
 
 def main(argv: list[str]) -> int:
@@ -83,6 +103,9 @@ def main(argv: list[str]) -> int:
     if isinstance(args, TrainGaugan):
         from cardiojax.train import gaugan
         gaugan.train(args.settings, judge=args.judge, **common)
+    elif isinstance(args, TrainContours):
+        from cardiojax.train import contours
+        contours.train(args.settings, **common)
     else:
         from cardiojax.train import sfera
         sfera.train(args.settings, **common)
@@ -106,7 +129,7 @@ def preset_of(argv: list[str], presets: dict) -> str:
     return preset
 
 
-def parse(task: str, argv: list[str]) -> TrainSfera | TrainGaugan:
+def parse(task: str, argv: list[str]) -> TrainSfera | TrainContours | TrainGaugan:
     kind, presets = TASKS[task]
     preset = preset_of(argv, presets)
     try:

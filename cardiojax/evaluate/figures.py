@@ -4,12 +4,15 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
+from jaxtyping import UInt8
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from cardiojax.evaluate.metrics import agreement
-from cardiojax.models.sfera import Prediction
-from cardiojax.study import Study
+from cardiojax.models.curve import Curve
+from cardiojax.models.masks import cleaned
+from cardiojax.models.prediction import Prediction
+from cardiojax.units import LABELS
 
 MASK_COLOURS = np.array([(20, 20, 28), (214, 64, 69), (88, 180, 110), (66, 120, 200)], np.uint8)   # by label
 TITLES = ("EDV (ml)", "ESV (ml)", "EF (%)")
@@ -57,15 +60,25 @@ def sample_grid(masks: np.ndarray, fakes: np.ndarray, reals: np.ndarray) -> np.n
     return np.concatenate([np.concatenate(list(row), axis=1) for row in rows], axis=0)
 
 
-def contact_sheet(study: Study, prediction: Prediction, folder: Path):
-    """STUDY_ID.png: the slices of a prepared study, base → apex, ED above ES, titled with the prediction."""
-    n = len(study)
-    figure, axes = subplots(2, n, (1.3 * n + 0.5, 3.4))
+def contact_sheet(prediction: Prediction, folder: Path):
+    """STUDY_ID.png: the slices of a measured study, base → apex, ED above ES, with the contours that were seen
+    (`masks.cleaned`), below them the curve of a cine; titled with the numbers."""
+    study, curve = prediction.study, prediction.curve
+    assert study is not None
+    n, masks = len(study), None if study.masks is None else cleaned(study.masks)
+    figure = Figure(figsize=(1.3 * n + 0.5, 3.4 if curve is None else 5.6), layout="constrained")
+    rows = figure.add_gridspec(2 if curve is None else 3, n, height_ratios=[1, 1] if curve is None else [1, 1, 1.6])
     for row, name in enumerate(("ED", "ES")):
-        for s, axis in enumerate(axes[row]):
+        for s in range(n):
+            axis = figure.add_subplot(rows[row, s])
             axis.imshow(study.frames[s, :, :, row], cmap="gray", vmin=0, vmax=255)
             axis.set(xticks=[], yticks=[])
-        axes[row, 0].set_ylabel(name)
+            if masks is not None:
+                _draw_contours(axis, masks[s, :, :, row])
+            if s == 0:
+                axis.set_ylabel(name)
+    if curve is not None:
+        _draw_curve(figure.add_subplot(rows[2, :]), curve, (prediction.ed_frame, prediction.es_frame))
     p = prediction
     said = (f"{p.study_id}: EDV {p.edv_ml:.0f} ± {p.edv_std_ml:.0f} ml, ESV {p.esv_ml:.0f} ± {p.esv_std_ml:.0f} ml, "
             f"EF {p.ef_percent:.0f} ± {p.ef_std_percent:.0f} %")
@@ -73,6 +86,28 @@ def contact_sheet(study: Study, prediction: Prediction, folder: Path):
                     color="firebrick" if p.refer else "black")
     folder.mkdir(parents=True, exist_ok=True)
     figure.savefig(folder / f"{study.study_id}.png", dpi=130)
+
+
+def _draw_contours(axis: Axes, mask: UInt8[np.ndarray, "h w"]):
+    for label in range(1, len(LABELS)):
+        if (mask == label).any():
+            axis.contour(mask == label, levels=[0.5], colors=[MASK_COLOURS[label] / 255], linewidths=0.8)
+
+
+def _draw_curve(axis: Axes, curve: Curve, marked: Sequence[int | None]):
+    """Volumes over the cycle; `marked`: 1-based ED and ES."""
+    phases = len(curve.lv_ml)
+    timed = curve.phase_ms is not None
+    at, label = (curve.phase_ms, "ms after the R wave") if timed else (np.arange(1, phases + 1), "phase")
+    for name, values in (("LV", curve.lv_ml), ("RV", curve.rv_ml)):
+        if values.max() > 1:
+            axis.plot(at, values, color=MASK_COLOURS[LABELS.index(name)] / 255, label=name)
+    for number, name in zip(marked, ("ED", "ES"), strict=True):
+        if number is not None:
+            axis.axvline(at[number - 1], color="0.6", linewidth=0.8)
+            axis.annotate(f"{name}, phase {number}", (at[number - 1], axis.get_ylim()[1]), fontsize=8, va="top")
+    axis.set(xlabel=label, ylabel="ml")
+    axis.legend(fontsize=8)
 
 
 def subplots(rows: int, columns: int, size_inches: Sequence[float | int], **more) -> tuple[Figure, np.ndarray]:

@@ -14,22 +14,28 @@ from cardiojax.data.frames import PREVIEWS, Frames
 from cardiojax.evaluate import figures, statistics
 from cardiojax.evaluate.fidelity import Judge
 from cardiojax.evaluate.metrics import MEASURES, Accumulator, agreement, with_ef
+from cardiojax.evaluate.overlap import MaskAgreement, rows_of_amounts, rows_of_masks
 from cardiojax.files import write_text
 from cardiojax.models.gaugan import GauganModel
-from cardiojax.models.sfera import SferaModel
+from cardiojax.models.measuring import MeasuringModel
 from cardiojax.preparation import SIZE_PX
 from cardiojax.provenance import commit
 
 NAMES = {"edv": "EDV (ml)", "esv": "ESV (ml)", "ef": "EF (points)"}
 
 
-def evaluate(model: SferaModel, split: Split, out: Path) -> dict:
-    """Predict every study of a split and write an evaluation's files into `out`. Returns what metrics.json holds."""
+def evaluate(model: MeasuringModel, split: Split, out: Path) -> dict:
+    """Predict every study of a split and write an evaluation's files into `out`. Returns what metrics.json holds.
+
+    What contours see is compared with the studies' own masks too, where there are any.
+    """
     out.mkdir(parents=True, exist_ok=True)
-    accumulator = Accumulator(model.mean_predictor)
+    accumulator, masks = Accumulator(model.mean_predictor), MaskAgreement()
     rows = []
     for study, p in model.predict_many(split, slices=max_slices(split)):
         assert study.volumes_ml is not None          # `open_split` has left such studies out
+        if model.sees_masks and study.has_lv:
+            masks.add(p, study)
         accumulator.add(np.array([[p.edv_ml, p.esv_ml]]), study.volumes_ml[None])
         true = with_ef(np.asarray(study.volumes_ml, np.float64)[None])[0]
         rows.append({**p.row(), **{f"true_{name}": f"{v:.2f}" for name, v in
@@ -47,9 +53,13 @@ def evaluate(model: SferaModel, split: Split, out: Path) -> dict:
         writer = csv.DictWriter(stream, list(rows[0]))
         writer.writeheader()
         writer.writerows(rows)
+    tables = {"": table(result)}
+    if masks.studies:
+        result |= masks.result()
+        tables |= {"Masks": rows_of_masks(result), "Other amounts": rows_of_amounts(result)}
     figures.scatter({"": (predicted, truth)}, out / "scatter.png")
     figures.bland_altman({"": (predicted, truth)}, out / "bland_altman.png")
-    finish("Volumes against the truth", result, table(result), out, ["scatter.png", "bland_altman.png"])
+    finish("Volumes against the truth", result, tables, out, ["scatter.png", "bland_altman.png"])
     return result
 
 
@@ -63,14 +73,16 @@ def judge(generator: GauganModel, judge_run: Path, split: Split, out: Path) -> d
     fakes, reals = generator.generate(examples.masks), examples.images / 127.5 - 1
     Image.fromarray(figures.sample_grid(examples.masks, fakes if fakes.ndim == 3 else fakes.mean(-1), reals)).save(
         out / "samples.png")
-    finish("Synthetic images against real ones of the same masks", result, judgement(result), out, ["samples.png"])
+    finish("Synthetic images against real ones of the same masks", result, {"": judgement(result)}, out,
+           ["samples.png"])
     return result
 
 
-def finish(title: str, result: dict, rows: list[list[str]], out: Path, pictures: list[str]):
+def finish(title: str, result: dict, tables: dict[str, list[list[str]]], out: Path, pictures: list[str]):
+    """metrics.json and report.html; `tables`: rows of text by their heading."""
     write_text(out / "metrics.json", json.dumps(result, indent=2))
     write_text(out / "report.html", page("evaluation.html", {p: out / p for p in pictures}, title=title,
-                                         result=result, rows=rows))
+                                         result=result, tables=tables))
 
 
 def judgement(result: dict) -> list[list[str]]:

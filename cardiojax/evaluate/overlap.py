@@ -1,0 +1,155 @@
+"""How masks agree with masks: Dice, and the 95 % Hausdorff distance."""
+
+import collections
+import dataclasses
+from collections.abc import Sequence
+
+import numpy as np
+from jaxtyping import Bool, UInt8
+from scipy import ndimage
+
+from cardiojax.evaluate.metrics import agreement
+from cardiojax.models.masks import cleaned
+from cardiojax.models.prediction import Prediction
+from cardiojax.study import Study
+from cardiojax.units import LABELS, LV, MYOCARDIUM, MYOCARDIUM_G_PER_ML, RV
+
+PHASES = ("ed", "es")
+LEVELS = ("base", "middle", "apex")
+
+
+@dataclasses.dataclass
+class DiceSum:
+    """Gathers pixels of label masks; the Dice of each label over all of them together."""
+
+    both: np.ndarray = dataclasses.field(default_factory=lambda: np.zeros(len(LABELS)))
+    sizes: np.ndarray = dataclasses.field(default_factory=lambda: np.zeros(len(LABELS)))
+
+    def add(self, seen: UInt8[np.ndarray, "*s"], truth: UInt8[np.ndarray, "*s"]):
+        for label in range(len(LABELS)):
+            a, b = seen == label, truth == label
+            self.both[label] += np.count_nonzero(a & b)
+            self.sizes[label] += np.count_nonzero(a) + np.count_nonzero(b)
+
+    def means(self) -> dict[str, float]:
+        """`dice_LV` and so on, of the labels that there are."""
+        return {f"dice_{name}": 2 * self.both[i] / self.sizes[i]
+                for i, name in enumerate(LABELS) if i and self.sizes[i]}
+
+
+def dice(seen: Bool[np.ndarray, "*s"], truth: Bool[np.ndarray, "*s"]) -> float:
+    """2 |A ∩ B| / (|A| + |B|); NaN where both are empty."""
+    sizes = np.count_nonzero(seen) + np.count_nonzero(truth)
+    return 2 * np.count_nonzero(seen & truth) / sizes if sizes else float("nan")
+
+
+def hausdorff95_mm(seen: Bool[np.ndarray, "s h w"], truth: Bool[np.ndarray, "s h w"],
+                   spacing_mm: tuple[float, float, float]) -> float:
+    """The larger of both 95 % quantiles of the distances from one surface to the other, in mm; NaN where one has none.
+
+    A voxel is on the surface where a face of it is not inside.
+    """
+    if not seen.any() or not truth.any():
+        return float("nan")
+
+    def surface(mask):
+        return mask & ~ndimage.binary_erosion(mask, ndimage.generate_binary_structure(3, 1))
+
+    a, b = surface(seen), surface(truth)
+    to_b, to_a = (ndimage.distance_transform_edt(~s, spacing_mm) for s in (b, a))
+    return float(max(np.quantile(to_b[a], 0.95), np.quantile(to_a[b], 0.95)))
+
+
+def agreement_of_masks(seen: UInt8[np.ndarray, "s h w 2"], truth: UInt8[np.ndarray, "s h w 2"],
+                       spacing_mm: tuple[float, float, float], labels: Sequence[int]) -> dict[str, float]:
+    """Of one study: `dice_LV_ed`, `hd95_mm_LV_ed` (3D) and so on, and the Dice by thirds of the slices that hold the
+    label, `dice_LV_ed_base`. NaN where neither mask has the label there."""
+    out = {}
+    for label in labels:
+        for t, phase in enumerate(PHASES):
+            a, b = seen[..., t] == label, truth[..., t] == label
+            key = f"{LABELS[label]}_{phase}"
+            out[f"dice_{key}"], out[f"hd95_mm_{key}"] = dice(a, b), hausdorff95_mm(a, b, spacing_mm)
+            held = np.flatnonzero((a | b).any(axis=(1, 2)))
+            for level, part in zip(LEVELS, np.array_split(held, 3), strict=True):
+                out[f"dice_{key}_{level}"] = dice(a[part], b[part]) if len(part) else float("nan")
+    return out
+
+
+@dataclasses.dataclass
+class MaskAgreement:
+    """Gathers studies that were measured by contours beside their own masks."""
+
+    studies: list[dict[str, float]] = dataclasses.field(default_factory=list)
+    before_cleaning: list[dict[str, float]] = dataclasses.field(default_factory=list)
+    amounts: dict[str, list[tuple[float, float]]] = dataclasses.field(
+        default_factory=lambda: collections.defaultdict(list))
+
+    def add(self, prediction: Prediction, truth: Study):
+        """`truth` is the prepared study with its own masks, `prediction` of it by contours."""
+        seen = prediction.study
+        assert seen is not None
+        assert seen.masks is not None
+        assert truth.masks is not None
+        labels = [label for label in np.unique(truth.masks).tolist() if label]
+        spacing_mm = (truth.slice_spacing_mm, *truth.pixel_spacing_mm)
+        clean = cleaned(seen.masks)
+        self.studies.append(agreement_of_masks(clean, truth.masks, spacing_mm, labels))
+        self.before_cleaning.append(agreement_of_masks(seen.masks, truth.masks, spacing_mm, labels))
+        voxel_ml = float(np.prod(spacing_mm)) / 1000
+
+        def pair(name: str, value: float | None, label: int, t: int, density: float = 1.0):
+            if label in labels and value is not None:
+                true = density * voxel_ml * np.count_nonzero(truth.masks[..., t] == label)
+                self.amounts[name].append((value, true))
+
+        pair("rv_edv_ml", prediction.rv_edv_ml, RV, 0)
+        pair("rv_esv_ml", prediction.rv_esv_ml, RV, 1)
+        pair("lv_mass_g", prediction.lv_mass_g, MYOCARDIUM, 0, MYOCARDIUM_G_PER_ML)
+        for t, phase in enumerate(PHASES):
+            pair(f"{phase}v_counted_ml", voxel_ml * np.count_nonzero(clean[..., t] == LV), LV, t)
+
+    def result(self) -> dict:
+        """masks, masks_before_cleaning: means over the studies that have the label, with how many. amounts: agreement
+        of RV volumes, LV mass (at ED), and of the LV's volumes by counting the pixels of the cleaned masks."""
+        return {"masks": _means(self.studies), "masks_before_cleaning": _means(self.before_cleaning),
+                "amounts": {name: agreement(*np.array(pairs).T) for name, pairs in self.amounts.items()}}
+
+
+def _means(rows: list[dict[str, float]]) -> dict[str, dict[str, float]]:
+    out = {}
+    for key in dict.fromkeys(k for row in rows for k in row):
+        values = np.array([row[key] for row in rows if np.isfinite(row.get(key, np.nan))])
+        if len(values):
+            out[key] = {"mean": float(values.mean()), "n": len(values)}
+    return out
+
+
+def rows_of_masks(result: dict) -> list[list[str]]:
+    """`MaskAgreement.result` as rows of text, a header first: Dice (by thirds of the slices) and distances."""
+    def said(key, form="{:.3f}"):
+        return form.format(result["masks"][key]["mean"]) if key in result["masks"] else ""
+
+    rows = [["", "Dice", *LEVELS, "HD95 (mm)", "Dice before cleaning"]]
+    for name in LABELS[1:]:
+        for phase in PHASES:
+            key = f"{name}_{phase}"
+            if f"dice_{key}" in result["masks"]:
+                before = result["masks_before_cleaning"][f"dice_{key}"]["mean"]
+                rows.append([f"{name}, {phase.upper()}", said(f"dice_{key}"),
+                             *(said(f"dice_{key}_{level}") for level in LEVELS), said(f"hd95_mm_{key}", "{:.1f}"),
+                             f"{before:.3f}"])
+    return rows
+
+
+AMOUNTS = {"rv_edv_ml": "RV EDV (ml)", "rv_esv_ml": "RV ESV (ml)", "lv_mass_g": "LV mass (g)",
+           "edv_counted_ml": "EDV by counting pixels (ml)", "esv_counted_ml": "ESV by counting pixels (ml)"}
+
+
+def rows_of_amounts(result: dict) -> list[list[str]]:
+    """RV volumes, LV mass, and volumes by counting, a header first."""
+    rows = [["", "RMSE", "MAE", "r", "bias"]]
+    for key, name in AMOUNTS.items():
+        if a := result["amounts"].get(key):
+            rows.append([name, f"{a['rmse']:.1f}", f"{a['mae']:.1f}", f"{a['r']:.2f}", f"{a['bias']:+.1f}"])
+    return rows

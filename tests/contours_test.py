@@ -1,0 +1,313 @@
+"""Contours from training to prediction: the laws, stacks without masks, calibration, cines."""
+
+import csv
+import dataclasses
+import json
+import shutil
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import cardiojax
+from cardiojax import data, phantom
+from cardiojax.cli.main import main
+from cardiojax.config import CONTOURS_PRESETS
+from cardiojax.data.labelled import taught_by_volume
+from cardiojax.data.split import usable
+from cardiojax.errors import DataError, InputError, Preempted
+from cardiojax.models.contours import ContoursModel
+from cardiojax.models.looks import crop, heart_centre, padded_coarse, turned, uncropped, with_neighbours
+from cardiojax.phantom.dicom import write_study
+from cardiojax.preparation import prepare
+from cardiojax.preparation.batch import batch_of
+from cardiojax.readers import read_cine, read_study
+from cardiojax.study import Cine, Study
+from cardiojax.train import contours, loop
+from cardiojax.train.contours import ContoursTask, calibrated
+from cardiojax.train.losses import relative_error
+from cardiojax.train.parallel import Parallel
+from cardiojax.train.run import Run
+from cardiojax.units import LV
+from conftest import terminate_at
+
+TINY = CONTOURS_PRESETS["tiny"]
+CONFIG = dataclasses.replace(TINY, net=dataclasses.replace(TINY.net, neighbours=1), steps=4, evaluate_every=2)
+
+
+@dataclasses.dataclass
+class Without:
+    """A source whose studies lack something."""
+
+    source: object
+    change: object
+
+    def __len__(self):
+        return len(self.source)
+
+    def __getitem__(self, i):
+        return self.change(dict(self.source[i]), i)
+
+
+@pytest.fixture(scope="module")
+def splits(phantom_data):
+    return [data.open_split(f"phantom/dsb_like:{k}", phantom_data) for k in ("train", "validation")]
+
+
+@pytest.fixture(scope="module")
+def mixed(splits):
+    """Of every three training studies one without masks and one whose volumes are not its masks'."""
+    def change(record, i):
+        if i % 3 == 0:
+            record["masks"] = np.zeros((0, *record["masks"].shape[1:]), np.uint8)
+        elif i % 3 == 1:
+            record["volumes_ml"] = record["volumes_ml"] * np.float32(1.2)
+        return record
+
+    return usable("mixed", Without(splits[0].source, change))
+
+
+def fit(task, path, stop_at=None):
+    settings = {"task": "contours", "preset": "tiny", "config": dataclasses.asdict(task.config), "seed": 1,
+                "data": {}, "labels": task.training.labels, "parent": None}
+    parallel = Parallel(task, devices=jax.devices()[:1])
+    if stop_at:
+        terminate_at(parallel, stop_at)
+    with Run(path, settings) as run:
+        return loop.fit(task, run, steps=task.config.steps, batch=task.config.batch, evaluate_every=2, seed=1,
+                        parallel=parallel)
+
+
+@pytest.fixture(scope="module")
+def finished(mixed, splits, tmp_path_factory):
+    path = tmp_path_factory.mktemp("contours") / "run"
+    return path, fit(ContoursTask(CONFIG, mixed, splits[1]), path)
+
+
+@pytest.fixture(scope="module")
+def model(finished):
+    return cardiojax.load(finished[0])
+
+
+def test_a_run_measures_and_says_what_it_saw(model, finished, splits):
+    assert isinstance(model, ContoursModel)
+    assert {"edv_rmse", "dice_LV", "dice_myocardium", "dice_RV"} <= set(finished[1])
+    study, p = next(iter(model.predict_many(splits[1], batch=2)))
+    assert p.study.masks.shape == study.frames.shape
+    assert p.rv_edv_ml is not None
+    assert p.edv_ml == pytest.approx(model.predict(study).edv_ml, rel=1e-4)
+
+
+def test_a_saved_model_is_the_model(model, splits, tmp_path):
+    shutil.copy(model.path / "config.json", tmp_path)
+    model.save(tmp_path / "model.npz")
+    assert cardiojax.load(tmp_path).predict(splits[1][0]) == model.predict(splits[1][0])
+
+
+@pytest.mark.slow
+def test_interrupted_is_uninterrupted(mixed, splits, finished, tmp_path):
+    with pytest.raises(Preempted, match="step 3 of 4"):
+        fit(ContoursTask(CONFIG, mixed, splits[1]), tmp_path / "run", stop_at=3)
+    assert fit(ContoursTask(CONFIG, mixed, splits[1]), tmp_path / "run") == finished[1]
+    a, b = (np.load(p / "model.npz") for p in (finished[0], tmp_path / "run"))
+    for name in a.files:
+        np.testing.assert_array_equal(a[name], b[name], err_msg=name)
+
+
+def one_step(task, batch, mode, devices):
+    task.optimiser = optax.sgd(1.0)
+    parallel = Parallel(task, mode, jax.devices()[:devices])
+    state, metrics = parallel.step(parallel.place(task.init(jax.random.key(0))), batch, jax.random.key(3))
+    state = parallel.gathered(state)
+    return jax.device_get((state.params, state.stats, metrics))
+
+
+@pytest.mark.slow
+def test_one_device_is_four(mixed, splits):
+    """Gradients (as SGD steps), statistics and metrics: partial labels and stacks of unequal lengths among them."""
+    task = ContoursTask(dataclasses.replace(CONFIG, stacks=4), mixed, splits[1])
+    batch = next(task.batches(seed=0))
+    assert len(set(batch.stacks.n_slices.tolist())) > 1
+    known = batch.known.copy()
+    known[::2, 2:] = False
+    batch = batch._replace(known=known, masks=np.where(known[:, None, None, 2:].all(-1), batch.masks,
+                                                       np.where(batch.masks == LV, LV, 0)).astype(np.uint8))
+    one, four = (one_step(task, batch, "jit", devices) for devices in (1, 4))
+    start = task.init(jax.random.key(0)).params
+    for a, b, s in zip(*map(jax.tree.leaves, (one[0], four[0], start)), strict=True):
+        np.testing.assert_allclose(a - s, b - s, rtol=5e-4, atol=5e-6)
+    for a, b in zip(*map(jax.tree.leaves, (one[1:], four[1:])), strict=True):
+        np.testing.assert_allclose(a, b, rtol=2e-4, atol=1e-6)
+    assert one[2]["volume_error"] > 0
+
+
+def test_padding_and_companions_change_nothing(model, splits):
+    a, b = splits[1][0], splits[1][1]
+    alone = model.apply(batch_of([a], 150, slices=len(a)))
+    padded = model.apply(batch_of([a, b], 150, slices=max(len(a), len(b)) + 2))
+    n = len(a)
+    for x, y in zip((alone.mean_ml, alone.std_ml, alone.seen.centre_px),
+                    (padded.mean_ml, padded.std_ml, padded.seen.centre_px), strict=True):
+        np.testing.assert_allclose(x[0], y[0], rtol=1e-4, atol=1e-3)
+    np.testing.assert_allclose(alone.seen.areas_mm2[0, :n], padded.seen.areas_mm2[0, :n], rtol=1e-3, atol=1e-2)
+    assert not np.asarray(padded.seen.areas_mm2[0, n:]).any()
+
+
+def test_stacks_are_studies_whose_volumes_say_something_new(mixed, splits):
+    found = taught_by_volume(mixed)
+    assert {int(i) % 3 for i in found} == {0, 1}
+    assert not len(taught_by_volume(splits[0]))
+    task = ContoursTask(CONFIG, splits[0], splits[1])
+    assert next(task.batches(seed=0)).stacks is None
+    stacks = next(ContoursTask(CONFIG, mixed, splits[1]).batches(seed=0)).stacks
+    assert stacks.frames.shape == (1, mixed.n_slices[found].max(), 150, 150)
+    assert not stacks.frames[0, stacks.n_slices[0]:].any()
+
+
+def test_a_volume_teaches_both_phases_apart(mixed, splits):
+    """ED and ES of a study come as stacks of their own, each with its own volume."""
+    batches = ContoursTask(dataclasses.replace(CONFIG, stacks=16), mixed, splits[1]).batches(seed=0)
+    volumes = np.concatenate([next(batches).stacks.volume_ml for _ in range(2)])
+    expected = mixed.volumes_ml[taught_by_volume(mixed)].ravel()
+    assert set(np.round(volumes, 2)) <= set(np.round(expected, 2))
+    assert len(set(np.round(volumes, 2))) == len(expected)
+    assert relative_error(jnp.array([90.0, 60]), jnp.array([100.0, 50])) == pytest.approx(20 / 150)
+
+
+def test_neighbours_are_the_slices_beside():
+    stack = jnp.arange(1.0, 4)[None, :, None, None] * jnp.ones((1, 3, 2, 2))
+    seen = with_neighbours(stack, 1)
+    assert seen.shape == (1, 3, 2, 2, 3)
+    np.testing.assert_array_equal(seen[0, :, 0, 0], [[0, 1, 2], [1, 2, 3], [2, 3, 0]])
+
+
+def test_a_heart_is_found_cut_out_and_put_back():
+    """A square far off the centre: found at 2 mm to a pixel of 1 mm, whole in the crop, and back where it was."""
+    labels = np.zeros((1, 1, 150, 150), np.uint8)
+    labels[0, 0, 20:40, 98:122] = LV
+    images = jnp.asarray(labels[..., None] * 1.0)                                  # (s, t, 150, 150, 1)
+    small = padded_coarse(images[0])                                               # (1, 80, 80, 1)
+    seen = jnp.zeros((1, 1, 1, 80, 80, 4)).at[..., LV].set(small[None, None, ..., 0])
+    centre = heart_centre(seen)[0]
+    np.testing.assert_allclose(centre, [(20 + 39) / 2 - 74.5, (98 + 121) / 2 - 74.5], atol=1)
+    cut = crop(images, centre)
+    assert float(cut.sum()) == labels.sum()
+    back = uncropped(cut[..., 0].astype(jnp.uint8), centre)
+    np.testing.assert_array_equal(back, labels)
+
+
+@pytest.mark.parametrize("which", range(8))
+def test_a_view_turned_back_is_the_image(which):
+    images = jax.random.uniform(jax.random.key(0), (2, 6, 6, 1))
+    np.testing.assert_array_equal(turned(turned(images, which), which, back=True), images)
+    if which:
+        assert not np.array_equal(turned(images, which), images)
+
+
+def test_calibration_finds_a_bias_and_the_size_of_the_errors():
+    rng = np.random.default_rng(0)
+    truth = np.column_stack([rng.uniform(100, 250, 4000), np.zeros(4000)])
+    truth[:, 1] = truth[:, 0] * rng.uniform(0.3, 0.6, 4000)
+    said = rng.uniform(1, 4, (4000, 2))                                  # what is unsure, in ml
+    shared = rng.standard_normal((4000, 1))
+    errors = said * [2.0, 3.0] * (0.6 * shared + 0.8 * rng.standard_normal((4000, 2)))
+    found = calibrated((truth + errors) / [0.9, 1.1], said, truth)
+    np.testing.assert_allclose(found.scale, [0.9, 1.1], rtol=0.01)
+    np.testing.assert_allclose(found.factor, [2, 3, 1], rtol=0.06)
+    assert found.residual_corr == pytest.approx(0.36, abs=0.05)
+    few = calibrated(truth[:4], said[:4], truth[:4])
+    np.testing.assert_array_equal(few.scale, [1, 1])
+
+
+def cine_of(index=0, phases=8, noise=False):
+    """A phantom's cycle that starts at ED and is smallest at its middle."""
+    contraction = np.sin(np.pi * np.arange(phases) / phases)
+    frames, _, heart = phantom.cine("dsb_like", index, contraction)
+    return Cine(f"cine{index}", frames, heart.slice_spacing, (heart.pixel, heart.pixel),
+                phase_ms=100.0 * np.arange(phases))
+
+
+def test_a_cine_brings_its_curve(model):
+    cine = cine_of()
+    p = model.predict(cine)
+    assert p.curve.lv_ml.shape == (8,)
+    assert p.study.frame_numbers == (p.ed_frame, p.es_frame)
+    assert p.peak_ejection_ml_per_s is not None
+    named = model.predict(cine.study(p.ed_frame, p.es_frame))
+    assert named == dataclasses.replace(p, peak_ejection_ml_per_s=None, peak_filling_ml_per_s=None)
+    shorter = dataclasses.replace(cine, frames=cine.frames[..., :3], phase_ms=None)
+    assert model.predict(shorter).peak_filling_ml_per_s is None
+
+
+def test_readers_give_whole_cines(tmp_path):
+    """All phases of DICOM, the same two frames of it as `read_study` gives."""
+    ed, es, _ = write_study(tmp_path, "ukb_like", 2, "s", phases=6)
+    cine, study = read_cine(tmp_path / "s"), read_study(tmp_path / "s", (ed, es))
+    assert isinstance(cine, Cine)
+    assert cine.frames.shape == (*study.frames.shape[:3], 6)
+    np.testing.assert_array_equal(cine.study(ed, es).frames, study.frames)
+    assert cine.slice_spacing_mm == study.slice_spacing_mm
+    assert (np.diff(cine.phase_ms) > 0).all()
+    with pytest.raises(InputError, match="no phase 7"):
+        cine.study(7, 1)
+    assert prepare(cine).frames.shape[1:] == (150, 150, 6)
+
+
+@pytest.mark.slow
+def test_the_command_line(phantom_data, tmp_path, capsys):
+    """Train, evaluate, predict on DICOM, as a user does."""
+    run, words = tmp_path / "run", ["--data-dir", str(phantom_data)]
+    train = ["train", "contours", "--preset", "tiny", "--data", "phantom/dsb_like:train", *words, "--run", str(run),
+             "--steps", "2", "--evaluate-every", "2", "--width", "2"]
+    assert main(train) == 0
+    assert main([*train[:-2], "--neighbours", "1"]) == 2
+    assert "choose another --run" in capsys.readouterr().err
+    assert main(["evaluate", "--run", str(run), "--data", "phantom/dsb_like:test", *words, "--out",
+                 str(tmp_path / "out")]) == 0
+    result = json.loads((tmp_path / "out" / "metrics.json").read_text())
+    assert {"edv", "masks", "masks_before_cleaning", "amounts"} <= set(result)
+    assert {"dice_LV_ed", "dice_RV_es_apex"} <= set(result["masks"])
+    assert "Masks" in (tmp_path / "out" / "report.html").read_text()
+    assert "HD95" in capsys.readouterr().out
+    write_study(tmp_path / "in", "ukb_like", 2, "s", phases=6)
+    shutil.copytree(tmp_path / "in" / "s", tmp_path / "in" / "t")
+    assert main(["predict", str(tmp_path / "in" / "s"), "--run", str(run), "--csv", str(tmp_path / "out.csv"),
+                 "--curves", str(tmp_path / "curves.csv"), "--figures", str(tmp_path / "figures")]) == 0
+    row, = csv.DictReader((tmp_path / "out.csv").open())
+    assert 1 <= int(row["ed_frame"]) <= 6
+    assert row["lv_mass_g"]
+    curve = list(csv.DictReader((tmp_path / "curves.csv").open()))
+    assert [r["phase"] for r in curve] == list("123456")
+    assert (tmp_path / "figures" / "s.png").stat().st_size > 1000
+    assert main(["predict", str(tmp_path / "in" / "s"), "--run", str(run), "--csv", str(tmp_path / "out.csv"),
+                 "--ed", "1", "--es", "4"]) == 0
+    row, = csv.DictReader((tmp_path / "out.csv").open())
+    assert (row["ed_frame"], row["es_frame"]) == ("1", "4")
+
+
+def test_it_starts_from_other_contours_and_from_nothing_else(phantom_data, finished, tmp_path):
+    task = ContoursTask(CONFIG, *(data.open_split(f"phantom/dsb_like:{k}", phantom_data) for k in ("train", "test")),
+                        init=cardiojax.load(finished[0]))
+    loaded = np.load(finished[0] / "model.npz")
+    state = task.init(jax.random.key(5))
+    np.testing.assert_array_equal(state.params["fine"]["head"]["kernel"][...], loaded["params/fine/head/kernel"])
+    with pytest.raises(InputError, match="other networks"):
+        contours.train(TINY, preset="tiny", training="phantom/dsb_like:train", validation=None,
+                       data_dir=phantom_data, run=tmp_path / "run", init=finished[0])
+
+
+def test_masks_are_needed(splits):
+    def change(record, i):
+        return {**record, "masks": np.zeros((0, *record["masks"].shape[1:]), np.uint8)}
+
+    with pytest.raises(DataError, match="has no masks"):
+        ContoursTask(CONFIG, usable("bare", Without(splits[0].source, change)), splits[1])
+
+
+def test_a_study_without_a_heart_has_no_ef(model):
+    flat = Study("flat", np.zeros((6, 150, 150, 2), np.uint8), 10.0)
+    p = model.predict(flat)
+    assert p.refer
+    assert np.isfinite(p.edv_ml)
