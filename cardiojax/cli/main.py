@@ -12,6 +12,7 @@ VERBS = {
     "demo": "the paper's experiment on a phantom cohort, from nothing to its report, in minutes",
     "build": "write a dataset: phantom, acdc, kaggle_dsb, mnms, ukbb, synthetic → TFDS",
     "train": "train a network: contours, sfera (studies → volumes), gaugan (masks → images)",
+    "combine": "contours and a SFERA as one model, a hybrid",
     "local": "several processes of one machine as one training, started again where one dies",
     "evaluate": "measure a run on a split: metrics.json, predictions.csv, figures, report.html",
     "experiment": "the paper's question on two datasets: RSO, SSO, RSP, RSA, ablations, seeds",

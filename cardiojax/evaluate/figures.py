@@ -97,8 +97,9 @@ def _draw_contours(axis: Axes, mask: UInt8[np.ndarray, "h w"]):
 def _draw_curve(axis: Axes, curve: Curve, marked: Sequence[int | None]):
     """Volumes over the cycle; `marked`: 1-based ED and ES."""
     phases = len(curve.lv_ml)
-    timed = curve.phase_ms is not None
-    at, label = (curve.phase_ms, "ms after the R wave") if timed else (np.arange(1, phases + 1), "phase")
+    at, label = np.arange(1, phases + 1), "phase"
+    if curve.phase_ms is not None:
+        at, label = curve.phase_ms, "ms after the R wave"
     for name, values in (("LV", curve.lv_ml), ("RV", curve.rv_ml)):
         if values.max() > 1:
             axis.plot(at, values, color=MASK_COLOURS[LABELS.index(name)] / 255, label=name)

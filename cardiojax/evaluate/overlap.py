@@ -52,12 +52,15 @@ def hausdorff95_mm(seen: Bool[np.ndarray, "s h w"], truth: Bool[np.ndarray, "s h
     if not seen.any() or not truth.any():
         return float("nan")
 
-    def surface(mask):
-        return mask & ~ndimage.binary_erosion(mask, ndimage.generate_binary_structure(3, 1))
+    def surface(mask: np.ndarray) -> np.ndarray:
+        return mask > np.asarray(ndimage.binary_erosion(mask, ndimage.generate_binary_structure(3, 1)))
+
+    def far(from_surface: np.ndarray, surface: np.ndarray) -> float:
+        away_mm = np.asarray(ndimage.distance_transform_edt(np.logical_not(surface), spacing_mm))
+        return float(np.quantile(away_mm[from_surface], 0.95))
 
     a, b = surface(seen), surface(truth)
-    to_b, to_a = (ndimage.distance_transform_edt(~s, spacing_mm) for s in (b, a))
-    return float(max(np.quantile(to_b[a], 0.95), np.quantile(to_a[b], 0.95)))
+    return max(far(a, b), far(b, a))
 
 
 def agreement_of_masks(seen: UInt8[np.ndarray, "s h w 2"], truth: UInt8[np.ndarray, "s h w 2"],
@@ -91,16 +94,17 @@ class MaskAgreement:
         assert seen is not None
         assert seen.masks is not None
         assert truth.masks is not None
-        labels = [label for label in np.unique(truth.masks).tolist() if label]
+        true_masks = truth.masks
+        labels = [label for label in np.unique(true_masks).tolist() if label]
         spacing_mm = (truth.slice_spacing_mm, *truth.pixel_spacing_mm)
         clean = cleaned(seen.masks)
-        self.studies.append(agreement_of_masks(clean, truth.masks, spacing_mm, labels))
-        self.before_cleaning.append(agreement_of_masks(seen.masks, truth.masks, spacing_mm, labels))
+        self.studies.append(agreement_of_masks(clean, true_masks, spacing_mm, labels))
+        self.before_cleaning.append(agreement_of_masks(seen.masks, true_masks, spacing_mm, labels))
         voxel_ml = float(np.prod(spacing_mm)) / 1000
 
         def pair(name: str, value: float | None, label: int, t: int, density: float = 1.0):
             if label in labels and value is not None:
-                true = density * voxel_ml * np.count_nonzero(truth.masks[..., t] == label)
+                true = density * voxel_ml * np.count_nonzero(true_masks[..., t] == label)
                 self.amounts[name].append((value, true))
 
         pair("rv_edv_ml", prediction.rv_edv_ml, RV, 0)

@@ -5,16 +5,17 @@ from pathlib import Path
 from cardiojax.errors import RunError
 from cardiojax.models.contours import ContoursModel
 from cardiojax.models.gaugan import GauganModel
+from cardiojax.models.hybrid import HybridModel
 from cardiojax.models.measuring import MeasuringModel
 from cardiojax.models.saved import TASKS, read_config
 from cardiojax.models.sfera import SferaModel
 
-__all__ = ["ContoursModel", "GauganModel", "MeasuringModel", "SferaModel", "load", "load_measuring"]
+__all__ = ["ContoursModel", "GauganModel", "HybridModel", "MeasuringModel", "SferaModel", "load", "load_measuring"]
 
-MODELS = {"sfera": SferaModel, "contours": ContoursModel, "gaugan": GauganModel}
+MODELS = {"sfera": SferaModel, "contours": ContoursModel, "hybrid": HybridModel, "gaugan": GauganModel}
 
 
-def load(run: str | Path) -> SferaModel | ContoursModel | GauganModel:
+def load(run: str | Path) -> SferaModel | ContoursModel | HybridModel | GauganModel:
     """Open a run folder, on any number of devices.
 
     `cardiojax.load("runs/rsp").predict("path/to/study").ef_percent`; `cardiojax.load("runs/gaugan").generate(masks)`.

@@ -1,6 +1,5 @@
 """Trained contours: studies → masks, and volumes from the probabilities behind them; ED and ES of a cine."""
 
-import dataclasses
 import functools
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -14,7 +13,7 @@ from jaxtyping import Array, Float
 from cardiojax.config import AugmentConfig, ContoursConfig, ContoursNetConfig
 from cardiojax.errors import RunError
 from cardiojax.files import read_arrays, write_arrays
-from cardiojax.models.curve import Curve, found_phases
+from cardiojax.models.curve import Curve
 from cardiojax.models.looks import Seen, as_images, first_look, network_shapes, second_look
 from cardiojax.models.measuring import MeasuringModel
 from cardiojax.models.prediction import Prediction, ef_with_std, p_below, reasons_to_refer
@@ -112,14 +111,18 @@ class ContoursModel(MeasuringModel):
     def load(cls, path: str | Path) -> "ContoursModel":
         """Open a run folder. Raises RunError where `path` is no finished contours run."""
         path = Path(path)
-        settings = read_config(path, "contours")
-        config, arrays = contours_config(settings["config"]), read_arrays(path / "model.npz")
+        return cls.from_arrays(read_config(path, "contours"), read_arrays(path / "model.npz"), path)
+
+    @classmethod
+    def from_arrays(cls, settings: dict[str, Any], arrays: dict[str, np.ndarray], path: Path) -> "ContoursModel":
+        """Of a run's config.json and the arrays of its model.npz. Raises RunError where they do not fit."""
+        config = contours_config(settings["config"])
         _, params, stats = network_shapes(config.net)
         try:
             calibration = SoftCalibration(*(arrays[f"calibration/{field}"] for field in SoftCalibration._fields))
             mean_predictor = arrays["mean_predictor"]
         except KeyError as error:
-            raise RunError(f"{path / 'model.npz'} lacks {error}") from None
+            raise RunError(f"the model of {path} lacks {error}") from None
         return cls(config, tuple(settings["labels"]), into_state(params, arrays, "params"),
                    into_state(stats, arrays, "stats"), calibration, mean_predictor, path, settings)
 
@@ -153,18 +156,6 @@ class ContoursModel(MeasuringModel):
                 bool(reasons), "; ".join(reasons), *(p_below(limit, ef[i], ef_std[i]) for limit in (40.0, 50.0)),
                 *(study.frame_numbers or (None, None)), *rv, mass_g,
                 study=study.replace(masks=np.moveaxis(seen.labels[i, :n], 1, -1)))
-
-    def predict(self, study: str | Path | Study | Cine, centre: str = "motion") -> Prediction:
-        """As `MeasuringModel.predict`; of a cine, ED and ES are those of its `curve`."""
-        if not isinstance(study, Study | Cine):
-            from cardiojax.readers import read_cine  # late: a study at hand needs no DICOM library
-            study = read_cine(Path(study))
-        if isinstance(study, Study):
-            return super().predict(study, centre)
-        curve = self.curve(study)
-        found = super().predict(study.study(*found_phases(curve.lv_ml)), centre)
-        rates = curve.rates_ml_per_s() or (None, None)
-        return dataclasses.replace(found, curve=curve, peak_ejection_ml_per_s=rates[0], peak_filling_ml_per_s=rates[1])
 
     def curve(self, cine: Cine) -> Curve:
         """The volumes of every phase of a cine as read (uncalibrated; one view)."""

@@ -16,11 +16,12 @@ def cleaned(masks: UInt8[np.ndarray, "s h w t"]) -> UInt8[np.ndarray, "s h w t"]
     for t in range(masks.shape[-1]):
         stack = masks[..., t]
         for label in range(1, len(LABELS)):
-            pieces, _ = ndimage.label(stack == label, EVERYWHERE)
+            pieces = np.zeros(stack.shape, np.int32)
+            ndimage.label(stack == label, EVERYWHERE, output=pieces)
             sizes = np.bincount(pieces.ravel())[1:]
             if len(sizes):
                 out[..., t][pieces == 1 + sizes.argmax()] = label
-        for slice_labels in out[..., t]:
-            heart = (slice_labels == LV) | (slice_labels == MYOCARDIUM)
-            slice_labels[ndimage.binary_fill_holes(heart) & ~heart] = LV
+        for s in range(len(masks)):
+            heart = (out[s, ..., t] == LV) | (out[s, ..., t] == MYOCARDIUM)
+            out[s, ..., t][ndimage.binary_fill_holes(heart) & ~heart] = LV
     return out

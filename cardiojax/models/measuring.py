@@ -1,6 +1,7 @@
 """What every model that measures studies does alike: one study from anywhere, many in batches."""
 
 import abc
+import dataclasses
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -8,10 +9,12 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
+from cardiojax.errors import InputError
+from cardiojax.models.curve import Curve, found_phases
 from cardiojax.models.prediction import Prediction
 from cardiojax.preparation import is_prepared, prepare
 from cardiojax.preparation.batch import padded_slices
-from cardiojax.study import Study
+from cardiojax.study import Cine, Study
 
 
 class MeasuringModel(abc.ABC):
@@ -30,15 +33,25 @@ class MeasuringModel(abc.ABC):
     def predictions(self, studies: Sequence[Study], fill_to: int = 0, slices: int = 0) -> Iterator[Prediction]:
         """Predictions of one batch of prepared studies, padded to so many studies and slices."""
 
-    def predict(self, study: str | Path | Study, centre: str = "motion") -> Prediction:
-        """Volumes of one study: a path that a reader knows, or a `Study` (as read, or prepared).
+    def curve(self, cine: Cine) -> Curve:
+        """The volumes of every phase, of a model that `finds_phases`."""
+        raise InputError(f"{self.path} does not see volumes over the cycle; contours do")
+
+    def predict(self, study: str | Path | Study | Cine, centre: str = "motion") -> Prediction:
+        """Volumes of one study: a path that a reader knows, a `Study` (as read, or prepared), or a `Cine`, whose ED and
+        ES are found by its `curve`.
 
         centre: what a study as read is cropped round (`preparation.prepare`); by default what the builders' "full" is.
         """
-        if not isinstance(study, Study):
-            from cardiojax.readers import read_study  # late: a Study at hand needs no DICOM library
-            study = read_study(Path(study))
-        return next(self.predictions([study if is_prepared(study) else prepare(study, centre)]))
+        if not isinstance(study, Study | Cine):
+            from cardiojax.readers import read_cine, read_study  # late: a study at hand needs no DICOM library
+            study = read_cine(Path(study)) if self.finds_phases else read_study(Path(study))
+        if isinstance(study, Study):
+            return next(self.predictions([study if is_prepared(study) else prepare(study, centre)]))
+        curve = self.curve(study)
+        found = self.predict(study.study(*found_phases(curve.lv_ml)), centre)
+        ejection, filling = curve.rates_ml_per_s() or (None, None)
+        return dataclasses.replace(found, curve=curve, peak_ejection_ml_per_s=ejection, peak_filling_ml_per_s=filling)
 
     def predict_many(self, studies: Sequence[Study], batch: int = 8, slices: int = 0
                      ) -> Iterator[tuple[Study, Prediction]]:

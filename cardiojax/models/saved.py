@@ -11,7 +11,7 @@ from flax import nnx
 from cardiojax.errors import RunError
 
 FORMAT = 1
-TASKS = {"sfera": "SFERA", "gaugan": "GauGAN", "contours": "contours"}
+TASKS = {"sfera": "SFERA", "gaugan": "GauGAN", "contours": "contours", "hybrid": "hybrid"}
 
 
 def read_config(path: Path, task: str | None = None) -> dict[str, Any]:

@@ -138,8 +138,12 @@ class SferaModel(MeasuringModel):
     def load(cls, path: str | Path) -> "SferaModel":
         """Open a run folder. Raises RunError where `path` is no finished SFERA run."""
         path = Path(path)
-        settings = read_config(path, "sfera")
-        config, arrays = sfera_config(settings["config"]), read_arrays(path / "model.npz")
+        return cls.from_arrays(read_config(path, "sfera"), read_arrays(path / "model.npz"), path)
+
+    @classmethod
+    def from_arrays(cls, settings: dict[str, Any], arrays: dict[str, np.ndarray], path: Path) -> "SferaModel":
+        """Of a run's config.json and the arrays of its model.npz. Raises RunError where they do not fit."""
+        config = sfera_config(settings["config"])
         _, params, stats = network_shapes(config.net)
 
         def fields(kind, name):
@@ -149,7 +153,7 @@ class SferaModel(MeasuringModel):
             readout = Readout(fields(Ridge, "ridge"), stored_calibration(arrays), fields(Scaling, "scaling"))
             mean_predictor = arrays["mean_predictor"]
         except KeyError as error:
-            raise RunError(f"{path / 'model.npz'} lacks {error}") from None
+            raise RunError(f"the model of {path} lacks {error}") from None
         return cls(config, into_state(params, arrays, "params"), into_state(stats, arrays, "stats"), readout,
                    mean_predictor, path, settings)
 

@@ -6,12 +6,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import flax
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from flax import nnx
+from flax import nnx, struct
 from jaxtyping import Array, Float
 
 from cardiojax import data
@@ -22,7 +21,6 @@ from cardiojax.data.labelled import LabelledBatch, Stacks, labelled_batches, tau
 from cardiojax.errors import RunError
 from cardiojax.evaluate.metrics import Accumulator, with_ef
 from cardiojax.evaluate.overlap import DiceSum
-from cardiojax.evaluate.statistics import recalibration
 from cardiojax.models.contours import UNCALIBRATED, ContoursModel, SoftCalibration, measured
 from cardiojax.models.looks import (
     COARSE_PX,
@@ -35,13 +33,13 @@ from cardiojax.models.looks import (
     padded_coarse,
     with_neighbours,
 )
-from cardiojax.models.prediction import ef_with_std
 from cardiojax.nets.layers import MOMENTUM
 from cardiojax.preparation import SIZE_PX
 from cardiojax.preparation.augment import augment, augment_labelled, labelled_planes, study_keys
 from cardiojax.preparation.batch import batch_of
 from cardiojax.train import loop, losses, parallel
 from cardiojax.train.average import averaged
+from cardiojax.train.calibration import fit_deviations
 from cardiojax.units import LV
 
 STATISTICS_BATCHES = 20        # of training frames, that the batch statistics are re-estimated from
@@ -49,7 +47,7 @@ STUDIES = 2                    # that a device measures at a time
 MIN_STUDIES = 5                # with volumes, to fit a calibration on
 
 
-@flax.struct.dataclass
+@struct.dataclass
 class State:
     """The state of a training, as checkpoints keep it; `ema` is the average of `params`, for evaluation."""
 
@@ -134,6 +132,7 @@ class ContoursTask:
         """Both networks' losses on labelled frames; and on stacks, which pass through them in the same batch and are
         seen as in a prediction (the second look round what the first has found), the error of their volumes."""
         count, weight, (small, shares), (crops, fine_shares) = len(known), jnp.ones(len(known)), coarse, fine
+        b = s = c = 0
         if stacks is not None:
             b, s, _, h, w, c = stacks.frames.shape
             real = jnp.arange(s) < stacks.n_slices[:, None]
@@ -214,13 +213,7 @@ def calibrated(mean_ml: Float[np.ndarray, "n 2"], std_ml: Float[np.ndarray, "n 2
         return UNCALIBRATED
     mean, std, truth = mean_ml[used].astype(np.float64), std_ml[used].astype(np.float64), truth[used]
     scale = truth[:, :2].sum(0) / mean.sum(0)
-    errors = mean * scale - truth[:, :2]
-    factor = np.array([recalibration(errors[:, k], std[:, k]) for k in (0, 1)])
-    correlation = np.float32(np.clip((errors / (std * factor)).prod(axis=1).mean(), -0.95, 0.95))
-    ef, ef_std = map(np.asarray, ef_with_std(jnp.asarray(mean * scale), jnp.asarray(std * factor),
-                                             jnp.asarray(correlation)))
-    factors = np.array([*factor, recalibration(ef - truth[:, 2], ef_std)], np.float32)
-    return SoftCalibration(scale.astype(np.float32), factors, correlation)
+    return SoftCalibration(scale.astype(np.float32), *fit_deviations(mean * scale, std, truth))
 
 
 def train(config: ContoursConfig, *, preset: str, training: str, validation: str | None, data_dir: Path, run: Path,
