@@ -142,6 +142,10 @@ class GauganConfig:
     """Pretrained network whose features are matched too: vgg19, vgg16 (ported weights: `cardiojax port vgg`),
     either with :FILE, sfera:RUN (our own encoder's), or none."""
     perceptual_weight: float = 10.0
+    contours: str = "none"
+    """A contours run that must find the mask that was painted in the image, or none. Its weights stay as they are."""
+    contours_weight: float = 1.0
+    """Of its loss: cross-entropy, Dice and LV area, as its own training's."""
     imagenet: bool = False
     """Scale images as ImageNet's before VGG. NVlabs gives it [−1, 1] as they are."""
     kl_weight: float = 0.05

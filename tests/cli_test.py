@@ -228,13 +228,17 @@ def test_a_full_disk_is_one_line(run, tmp_path, capsys):
 @pytest.mark.slow
 def test_a_gaugan_is_trained_and_judged(run, phantom_data, tmp_path, capsys, monkeypatch):
     monkeypatch.setenv("CARDIOJAX_WEIGHTS", str(tmp_path / "none"))
-    path = tmp_path / "gaugan"
+    path, contours = tmp_path / "gaugan", tmp_path / "contours"
+    code, *_ = cardiojax(capsys, "train", "contours", "--preset", "tiny", "--data", "phantom/dsb_like:train",
+                         "--data-dir", phantom_data, "--run", contours, "--steps", "1", "--evaluate-every", "1")
+    assert code == 0
     words = ["train", "gaugan", "--preset", "tiny", "--data", "phantom/dsb_like:train", "--data-dir", phantom_data,
              "--run", path, "--ngf", "2", "--hidden", "4", "--ndf", "2", "--steps", "2", "--evaluate-every", "2",
-             "--judge", run, "--perceptual", f"sfera:{run}"]
+             "--judge", run, "--perceptual", f"sfera:{run}", "--contours", contours]
     code, _, err = cardiojax(capsys, *words)
     assert code == 0
     assert "frechet" in err
+    assert "g_mask" in (path / "metrics.jsonl").read_text()
     assert (path / "samples" / "000002.png").exists()
     code, _, err = cardiojax(capsys, "evaluate", "--run", path, "--data", "phantom/dsb_like:test",
                              "--data-dir", phantom_data, "--out", tmp_path / "out")
@@ -247,8 +251,15 @@ def test_a_gaugan_is_trained_and_judged(run, phantom_data, tmp_path, capsys, mon
     result = json.loads((tmp_path / "out" / "metrics.json").read_text())
     assert {"frechet", "kernel", "lpips", "ssim", "volume_fidelity", "n", "run", "data", "seed",
             "commit"} <= set(result)
-    assert set(result["volume_fidelity"]["edv"]) == {"r", "rmse", "bias"}
+    assert set(result["volume_fidelity"]["edv"]) == {"r", "rmse", "bias", "mae"}
     assert (tmp_path / "out" / "samples.png").exists()
+    code, out, _ = cardiojax(capsys, "evaluate", "--run", path, "--data", "phantom/dsb_like:test",
+                             "--data-dir", phantom_data, "--out", tmp_path / "by", "--judge", contours)
+    assert code == 0
+    assert "Dice, synthetic" in out
+    result = json.loads((tmp_path / "by" / "metrics.json").read_text())
+    assert set(result["mask_fidelity"]) == {"synthetic", "real"}
+    assert "frechet" not in result
     code, out, _ = cardiojax(capsys, "show", path)
     assert code == 0
     assert '"labels"' in out

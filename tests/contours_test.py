@@ -14,12 +14,22 @@ import pytest
 import cardiojax
 from cardiojax import data, phantom
 from cardiojax.cli.main import main
-from cardiojax.config import CONTOURS_PRESETS
+from cardiojax.config import CONTOURS_PRESETS, GAUGAN_PRESETS
 from cardiojax.data.labelled import taught_by_volume
 from cardiojax.data.split import usable
 from cardiojax.errors import DataError, InputError, Preempted
-from cardiojax.models.contours import ContoursModel
-from cardiojax.models.looks import crop, heart_centre, padded_coarse, turned, uncropped, with_neighbours
+from cardiojax.models import mask_reader
+from cardiojax.models.contours import UNCALIBRATED, ContoursModel
+from cardiojax.models.looks import (
+    crop,
+    heart_centre,
+    new_networks,
+    padded_coarse,
+    turned,
+    uncropped,
+    with_neighbours,
+)
+from cardiojax.nets.gaugan import padded_px
 from cardiojax.phantom.dicom import write_study
 from cardiojax.preparation import prepare
 from cardiojax.preparation.batch import batch_of
@@ -27,7 +37,7 @@ from cardiojax.readers import read_cine, read_study
 from cardiojax.study import Cine, Study
 from cardiojax.train import contours, loop
 from cardiojax.train.contours import ContoursTask, calibrated
-from cardiojax.train.losses import relative_error
+from cardiojax.train.losses import relative_error, segmentation
 from cardiojax.train.parallel import Parallel
 from cardiojax.train.run import Run
 from cardiojax.units import LV
@@ -311,3 +321,38 @@ def test_a_study_without_a_heart_has_no_ef(model):
     p = model.predict(flat)
     assert p.refer
     assert np.isfinite(p.edv_ml)
+
+
+@pytest.mark.parametrize("size_px", [75, 150])
+def test_a_painted_mask_is_looked_for_where_the_heart_is(model, size_px):
+    """The target is the mask, at 1 mm round the heart, with what contours were not taught as background; what is beyond
+    the crop has no gradient."""
+    alone = ContoursModel(dataclasses.replace(CONFIG, net=dataclasses.replace(CONFIG.net, neighbours=0)), (0, LV),
+                          *new_networks(TINY.net, jax.random.key(0))[1:], UNCALIBRATED, np.zeros(3))
+    reader = mask_reader.MaskReader((alone.params, alone.stats), alone.graph, size_px, (True, True, False, False))
+    scale, side = 150 // size_px, padded_px(size_px, "few")
+    low = (side - size_px) // 2
+    labels = np.zeros((1, side, side), np.int32)
+    rows, columns = (slice(low + at // scale, low + (at + 20) // scale) for at in (20, 110))
+    labels[0, rows, columns] = LV
+    labels[0, low, low] = 3
+    images = jax.random.uniform(jax.random.key(0), (1, side, side, 1), minval=-1)
+
+    def loss(images):
+        logits, shares, known = reader(reader.weights, images, jnp.asarray(labels))
+        return segmentation(logits, shares, known, LV, 0.2)[0], (shares, known)
+
+    slope, (shares, known) = jax.grad(loss, has_aux=True)(images)
+    assert known.tolist() == [[True, True, False, False]]
+    np.testing.assert_allclose(shares.sum(-1), 1)
+    assert float(shares[..., LV].sum()) == 400
+    at = np.argwhere(np.asarray(shares[0, ..., LV]))
+    np.testing.assert_allclose(at.mean(0), 55.5, atol=1)
+    assert np.abs(slope[0, rows, columns]).max() > 0
+    assert not np.asarray(slope[0, -1 - low - 40 // scale:, :20]).any()
+
+
+def test_a_reader_sees_one_image(finished):
+    with pytest.raises(InputError, match="neighbouring slices"):
+        mask_reader.load(str(finished[0]), GAUGAN_PRESETS["tiny"].net)
+    assert mask_reader.load("none", GAUGAN_PRESETS["tiny"].net) is None

@@ -8,6 +8,7 @@ from cardiojax import data
 from cardiojax.config import GauganNetConfig, SferaConfig, SferaNetConfig
 from cardiojax.errors import RunError
 from cardiojax.evaluate import fidelity
+from cardiojax.evaluate import judge as judging
 from cardiojax.evaluate.metrics import ssim
 from cardiojax.models.gaugan import GauganModel
 from cardiojax.models.ridge import UNCALIBRATED
@@ -80,7 +81,7 @@ def test_vgg_activations_stop_where_they_may():
 @pytest.mark.slow
 def test_the_real_images_are_judged_perfect(phantom_data, tmp_path, monkeypatch):
     monkeypatch.setenv("CARDIOJAX_WEIGHTS", str(tmp_path / "none"))
-    judge = fidelity.Judge(untrained(), data.open_split("phantom/dsb_like:validation", phantom_data))
+    judge = judging.Judge(untrained(), data.open_split("phantom/dsb_like:validation", phantom_data))
     known = {s.masks[..., t].tobytes(): s.frames[..., t] for s in judge.studies for t in (0, 1)}
 
     class Known(GauganModel):
@@ -108,4 +109,4 @@ def test_the_real_images_are_judged_perfect(phantom_data, tmp_path, monkeypatch)
 
 def test_a_judge_needs_a_sfera_run(phantom_data, tmp_path):
     with pytest.raises(RunError, match="not a run folder"):
-        fidelity.Judge(tmp_path, data.open_split("phantom/dsb_like:validation", phantom_data))
+        judging.Judge(tmp_path, data.open_split("phantom/dsb_like:validation", phantom_data))

@@ -16,8 +16,8 @@ class Evaluate:
 
     Contours or a SFERA predict every study: their errors stand beside those of predicting the training mean (and
     predictions.csv in OUT), and contours beside the studies' own masks (Dice, 95 % Hausdorff distance). A GauGAN makes
-    images of every mask, and --judge, a SFERA trained on real images, says how far they are from the real ones of the
-    same patients, above all in the volumes it reads from both.
+    images of every mask, and --judge, a model trained on real images, says how far they are from the real ones of the
+    same patients, above all in the volumes it reads from both; contours say too whether they find the mask again.
     """
 
     run: Path
@@ -29,7 +29,7 @@ class Evaluate:
     out: Path
     """Folder for the results."""
     judge: Path | None = None
-    """For a GauGAN: the SFERA run that looks at its images."""
+    """For a GauGAN: the run that looks at its images: SFERA, contours or a hybrid."""
 
 
 def main(argv: list[str]) -> int:
@@ -43,7 +43,8 @@ def main(argv: list[str]) -> int:
     run = cardiojax.load(args.run)
     if isinstance(run, GauganModel):
         if args.judge is None:
-            raise InputError(f"{args.run} is a GauGAN: name a SFERA run trained on real images with --judge")
+            raise InputError(f"{args.run} is a GauGAN: name a SFERA, contours or hybrid run trained on real images "
+                             "with --judge")
         split = open_split(args.data, args.data_dir, need_volumes=False)
         result = report.judge(run, args.judge, split, args.out)
         rows = report.judgement(result)

@@ -79,7 +79,8 @@ class TrainGaugan(Train):
     """
 
     judge: Path | None = None
-    """A SFERA run trained on real images: every evaluation then measures the held-out studies through it."""
+    """A run trained on real images (SFERA, contours or a hybrid): every evaluation then measures the held-out studies
+    through it. Not the contours run that teaches (--contours), which would judge itself."""
     settings: Annotated[GauganConfig, tyro.conf.arg(name="")] = dataclasses.field(default_factory=GauganConfig)
 
 
@@ -109,7 +110,7 @@ def main(argv: list[str]) -> int:
     else:
         from cardiojax.train import sfera
         sfera.train(args.settings, **common)
-    judge = " --judge SFERA_RUN" if isinstance(args, TrainGaugan) else ""
+    judge = " --judge RUN" if isinstance(args, TrainGaugan) else ""
     if jax.process_index() == 0 and not args.step.dry_run:
         print(f"{args.run}: trained. Next: cardiojax evaluate --run {args.run} --data NAME:test "
               f"--data-dir {args.data_dir} --out DIR{judge}", file=sys.stderr)

@@ -12,7 +12,7 @@ from PIL import Image
 from cardiojax.data import Split, max_slices
 from cardiojax.data.frames import PREVIEWS, Frames
 from cardiojax.evaluate import figures, statistics
-from cardiojax.evaluate.fidelity import Judge
+from cardiojax.evaluate.judge import Judge
 from cardiojax.evaluate.metrics import MEASURES, Accumulator, agreement, with_ef
 from cardiojax.evaluate.overlap import MaskAgreement, rows_of_amounts, rows_of_masks
 from cardiojax.files import write_text
@@ -98,10 +98,16 @@ def judgement(result: dict) -> list[list[str]]:
     change = result["background_change"]
     rows.append(["background change", f"{change['synthetic']:.4f} (real {change['real']:.4f})",
                  "mean |ED − ES| outside of the heart, of the intensity range"])
+    for side, seen in result.get("mask_fidelity", {}).items():
+        found = ", ".join(f"{k.removeprefix('dice_')} {v:.3f}" for k, v in seen.items() if k.startswith("dice"))
+        rows.append([f"Dice, {side}", found, "of the masks found in the images with the masks they are of"])
+        rows += [[f"{NAMES[name]}, {side}", f"r {seen[name]['r']:.3f}, RMSE {seen[name]['rmse']:.1f}, "
+                  f"bias {seen[name]['bias']:+.1f}, MAE {seen[name]['mae']:.1f}",
+                  "read from the images against the masks' own"] for name in MEASURES]
     for name in MEASURES:
         f = result["volume_fidelity"][name]
         rows.append([f"{NAMES[name]}", f"r {f['r']:.3f}, RMSE {f['rmse']:.1f}, bias {f['bias']:+.1f}",
-                     "predicted on synthetic against on real images of the same patients"])
+                     "read from synthetic against from real images of the same patients"])
     return rows
 
 

@@ -103,6 +103,7 @@ class ContoursModel(MeasuringModel):
                  settings: dict[str, Any] | None = None):
         """labels: those that the masks of its training held."""
         self.config, self.labels, self.path, self.settings = config, labels, path, settings or {}
+        self.graph = network_shapes(config.net)[0]
         self.params, self.stats, self.calibration = jax.device_put((params, stats, calibration))
         self.mean_predictor = np.asarray(mean_predictor)
         self._weights = tuple(jax.tree.leaves((self.params, self.stats)))

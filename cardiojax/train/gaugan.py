@@ -18,9 +18,9 @@ from cardiojax.config import GauganConfig
 from cardiojax.data.frames import PREVIEWS, FrameBatch, Frames, training_batches
 from cardiojax.errors import DataError, RunError
 from cardiojax.evaluate import figures
-from cardiojax.evaluate.fidelity import Judge
+from cardiojax.evaluate.judge import Judge
 from cardiojax.evaluate.metrics import ssim
-from cardiojax.models import perceptual
+from cardiojax.models import mask_reader, perceptual
 from cardiojax.models.gaugan import (
     GauganModel,
     build_discriminator,
@@ -36,7 +36,9 @@ from cardiojax.nets.spade import MOMENTUM, SpectralVector, power_iteration
 from cardiojax.preparation.augment import augment_frames, study_keys
 from cardiojax.train import loop, losses, parallel
 from cardiojax.train.average import averaged
+from cardiojax.units import LV
 
+AREA_WEIGHT = 0.2          # of the LV's area in the loss of a mask that must be found, as in contours' training
 STATISTICS_BATCHES = 20    # of training masks, that the averaged generator's statistics are re-estimated from
 
 
@@ -62,8 +64,9 @@ class GauganTask:
 
     def __init__(self, config: GauganConfig, training: Frames, validation: Frames, features=None,
                  init: tuple[nnx.State, ...] | None = None, judge: Judge | None = None,
-                 options: parallel.StepOptions = parallel.DEFAULT):
-        """features: the perceptual network; init: the model to start from; judge: held-out figures of a generator.
+                 options: parallel.StepOptions = parallel.DEFAULT, reader: mask_reader.MaskReader | None = None):
+        """features: the perceptual network; init: the model to start from; judge: held-out figures of a generator;
+        reader: what must find the masks in the images.
 
         Raises DataError for labels that the network has no room for, and for held-out ones not in the training data.
         """
@@ -72,7 +75,8 @@ class GauganTask:
         if unseen := sorted(set(validation.labels) - set(training.labels)):
             raise DataError(f"{validation.split.name} has label {unseen[0]}, which {training.split.name} never shows")
         self.config, self.training, self.validation, self.options = config, training, validation, options
-        self.features, self.constants, self.judge, self.parent = features, getattr(features, "weights", ()), judge, init
+        self.features, self.reader, self.judge, self.parent = features, reader, judge, init
+        self.constants = getattr(features, "weights", ()), getattr(reader, "weights", ())
         self.size_px = padded_px(config.net.size_px, config.net.upsamplings)
         self.generator = nnx.graphdef(nnx.eval_shape(lambda: build_generator(config.net, nnx.Rngs(0), options.remat)))
         self.discriminator = nnx.graphdef(nnx.eval_shape(lambda: build_discriminator(config.net, nnx.Rngs(0))))
@@ -173,8 +177,12 @@ class GauganTask:
         metrics = {"g_hinge": adversarial, "g_features": features}
         if self.features is not None:
             perceptual_loss = self.config.perceptual_weight * losses.perceptual(
-                self.features(constants, fake), self.features(constants, images))
+                self.features(constants[0], fake), self.features(constants[0], images))
             total, metrics["g_perceptual"] = total + perceptual_loss, perceptual_loss
+        if self.reader is not None:
+            mask_loss, found = losses.segmentation(*self.reader(constants[1], fake, labels), LV, AREA_WEIGHT, axis_name)
+            total += self.config.contours_weight * mask_loss
+            metrics |= {"g_mask": mask_loss, "g_mask_dice": found["dice"]}
         if self.config.net.style:
             metrics["kl"] = divergence
         state = dataclasses.replace(state, generator_stats=generator_stats, discriminator_stats=discriminator_stats)
@@ -248,7 +256,8 @@ def train(config: GauganConfig, *, preset: str, training: str, validation: str |
     training_split, validation_split = data.open_pair(training, validation, data_dir, need_volumes=False)
     parallel.check_batch(config.batch, len(jax.devices()), "images", options.accumulate)
     task = GauganTask(config, Frames(training_split), Frames(validation_split), perceptual.load(config),
-                      parent(init, config), None if judge is None else Judge(judge, validation_split), options)
+                      parent(init, config), None if judge is None else Judge(judge, validation_split), options,
+                      mask_reader.load(config.contours, config.net))
     settings = {"task": "gaugan", "preset": preset, "config": dataclasses.asdict(config), "seed": seed,
                 "labels": task.training.labels, "data": {"training": training, "validation": validation_split.name},
                 "parent": None if init is None else str(init), "judge": None if judge is None else str(judge)}

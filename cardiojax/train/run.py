@@ -18,7 +18,8 @@ from cardiojax.files import write_arrays, write_text
 from cardiojax.models.saved import FORMAT, flatten, read_config, read_metrics
 from cardiojax.provenance import commit, versions
 
-OLD_DEFAULTS = {"accumulate": 1}         # of settings that an older config.json lacks
+# of settings that an older config.json lacks
+OLD_DEFAULTS = {"accumulate": 1, "contours": "none", "contours_weight": 1.0}
 
 
 class Run:
@@ -124,6 +125,6 @@ def _check_same(saved: dict, settings: dict, path: Path):
         raise RunError(f"{path} holds a run of {of_run} steps, not {steps}: finish it with --steps {of_run}, or go on "
                        f"from its weights in a new run folder with --init {path}")
     for key, value in wanted["config"].items():
-        if saved["config"].get(key) != value:
-            raise RunError(f"{path} holds a run with {key} {saved['config'].get(key)!r}, not {value!r}; "
+        if (of_run := saved["config"].get(key, OLD_DEFAULTS.get(key))) != value:
+            raise RunError(f"{path} holds a run with {key} {of_run!r}, not {value!r}; "
                            "choose another --run or the same settings")
