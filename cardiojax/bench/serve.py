@@ -11,12 +11,14 @@ import time
 
 import jax
 
-from cardiojax.bench import workloads
+from cardiojax.bench.ours import ours
+from cardiojax.bench.theirs import theirs
+from cardiojax.bench.workloads import Spec
 
 
 def main():
-    spec = workloads.Spec(**json.loads(sys.argv[1]))
-    workload = (workloads.ours if spec.impl == "cardiojax" else workloads.theirs)(spec)
+    spec = Spec(**json.loads(sys.argv[1]))
+    workload = (ours if spec.impl == "cardiojax" else theirs)(spec)
     for _ in range(2):
         workload.call()                  # compiles, warms up
     say({"things": workload.things, "unit": workload.unit, "flops": workload.flops,
@@ -29,7 +31,7 @@ def main():
     say(peak_memory_bytes(spec))
 
 
-def peak_memory_bytes(spec: workloads.Spec) -> int:
+def peak_memory_bytes(spec: Spec) -> int:
     """Of the accelerator, or of this process where there is none."""
     if spec.impl == "torch":
         import torch

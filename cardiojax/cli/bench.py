@@ -16,15 +16,16 @@ from cardiojax.errors import InputError
 class Bench:
     """Measure throughput, time a call, FLOP/s and peak memory, each side in a process of its own, in turn, medians.
 
-    train: a training step (--task). generate: images of masks by a GauGAN. predict: volumes of studies by SFERA;
-    --batch 1 is the latency of one. input: reading and batching records (--data; phantom studies in memory without).
+    train: a training step (--task). generate: images of masks by a GauGAN. predict: volumes of studies by SFERA, or by
+    contours (--task contours); --batch 1 is the latency of one. input: reading and batching records (--data; phantom
+    studies in memory without).
     scaling: the training step on 1, 2, 4 … devices, the batch a device staying the same.
     Run it on a quiet machine.
     """
 
     what: tyro.conf.Positional[Literal["train", "generate", "predict", "input", "scaling"]]
-    task: Literal["gaugan", "sfera"] = "gaugan"
-    """The network, for train, input and scaling."""
+    task: Literal["gaugan", "sfera", "contours"] = "gaugan"
+    """The network, for train, predict, input and scaling."""
     preset: Literal["paper", "large", "small", "tiny"] = "small"
     batch: int = 0
     """Over all devices (for scaling: on each); 0 is the preset's."""

@@ -1,0 +1,88 @@
+"""Our side of each measurement: a function that does it once and waits."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from cardiojax.bench.workloads import Spec, Workload, frames_of, split_of, studies_of
+from cardiojax.data import Split
+from cardiojax.data.frames import Frames
+from cardiojax.models import contours
+from cardiojax.models.gaugan import GauganModel, new_networks, padded
+from cardiojax.models.looks import new_networks as new_contours
+from cardiojax.models.ridge import UNCALIBRATED, Ridge
+from cardiojax.models.sfera import Readout, Scaling, SferaModel, new_network
+from cardiojax.nets.gaugan import padded_px
+from cardiojax.preparation import SIZE_PX
+from cardiojax.train.contours import ContoursTask
+from cardiojax.train.gaugan import GauganTask
+from cardiojax.train.parallel import Parallel
+from cardiojax.train.sfera import SferaTask
+from cardiojax.units import LABELS
+
+
+def ours(spec: Spec) -> Workload:
+    """Raises KeyError for an unknown workload."""
+    return {"train": training, "generate": generation, "predict": prediction, "input": reading}[spec.what](spec)
+
+
+def task_of(spec: Spec, split: Split) -> SferaTask | ContoursTask | GauganTask:
+    if spec.task == "sfera":
+        return SferaTask(spec.sfera, split, split)
+    if spec.task == "contours":
+        return ContoursTask(dataclasses.replace(spec.contours, stacks=0), split, split)
+    return GauganTask(spec.gaugan, Frames(split), Frames(split))
+
+
+def training(spec: Spec) -> Workload:
+    task = task_of(spec, split_of(spec))
+    parallel = Parallel(task, devices=jax.devices()[:spec.devices])
+    state, batch, key = task.init(jax.random.key(0)), next(task.batches(0, devices=spec.devices)), jax.random.key(1)
+    flops = (parallel.compiled(state, batch).cost_analysis() or {}).get("flops")
+    state = parallel.place(state)
+
+    def call():
+        nonlocal state
+        state, metrics = parallel.step(state, batch, key)
+        jax.block_until_ready(metrics)
+
+    return Workload(call, spec.config.batch, spec.unit, flops)
+
+
+def generation(spec: Spec) -> Workload:
+    """From masks on the device to images there, by the function that `GauganModel.generate` calls."""
+    config, frames = spec.gaugan, Frames(split_of(spec))
+    model = GauganModel(config.net, frames.labels, *new_networks(config.net, jax.random.key(0))[:2])
+    masks = jnp.asarray(padded(frames_of(frames, config).masks, padded_px(config.net.size_px, config.net.upsamplings),
+                               "constant"))
+    return Workload(lambda: jax.block_until_ready(model.apply(masks)), config.batch, spec.unit, model.flops(masks))
+
+
+def prediction(spec: Spec) -> Workload:
+    """From arrays on the host to volumes with deviations on the host, one view, by the function that the model's
+    `predict` calls."""
+    split = split_of(spec)
+    if spec.network == "contours":
+        config = dataclasses.replace(spec.contours, views=1)
+        _, params, stats = new_contours(config.net, jax.random.key(0))
+        model = contours.ContoursModel(config, tuple(range(len(LABELS))), params, stats, contours.UNCALIBRATED,
+                                       np.zeros(3))
+        batch = studies_of(split, SIZE_PX, config.batch)
+        return Workload(lambda: jax.device_get(model.apply(batch)), config.batch, spec.unit)
+    config = dataclasses.replace(spec.sfera, views=1)
+    _, params, stats = new_network(config.net, jax.random.key(0))
+    scaling, batch = Scaling.of(split.volumes_ml, split.slice_spacing_mm), studies_of(split, config.net.size_px,
+                                                                                      config.batch)
+    width = 2 * config.net.lstm_features
+    zeros = np.zeros((2, width), np.float32)
+    ridge = Ridge(zeros, np.zeros(2, np.float32), zeros[0], np.zeros((2, width, width), np.float32),
+                  np.ones(2, np.float32), np.float32(0))
+    sfera = SferaModel(config, params, stats, Readout(ridge, UNCALIBRATED, scaling), np.zeros(3))
+    return Workload(lambda: jax.device_get(sfera.apply(batch)), config.batch, spec.unit)
+
+
+def reading(spec: Spec) -> Workload:
+    batches = task_of(spec, split_of(spec)).batches(0)
+    return Workload(lambda: next(batches), spec.config.batch, spec.unit)
