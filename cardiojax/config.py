@@ -262,7 +262,7 @@ GAUGAN_PRESETS = {
 
 
 CONTOURS_PRESETS = {
-    "large": ContoursConfig(net=ContoursNetConfig(coarse_width=16, width=32)),
+    "large": ContoursConfig(net=ContoursNetConfig(coarse_width=16, width=32), stacks=8),
     "small": ContoursConfig(batch=16, steps=5000, evaluate_every=1000),
     "tiny": ContoursConfig(net=ContoursNetConfig(coarse_width=2, width=2, halvings=2), batch=8, steps=200, views=1,
                            evaluate_every=100),
