@@ -17,7 +17,8 @@ from pathlib import Path
 import jax
 
 from cardiojax.bench.measure import PEAKS
-from cardiojax.bench.workloads import Spec, split_of, task_of
+from cardiojax.bench.ours import task_of
+from cardiojax.bench.workloads import Spec, split_of
 from cardiojax.provenance import commit
 from cardiojax.train.parallel import Parallel
 
