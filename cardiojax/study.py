@@ -100,6 +100,7 @@ class Cine:
 
     frames: (S, H, W, T), slices base → apex, phases in order of time; the other fields as in `Study`.
     phase_ms: (T,) of the phases after the R wave, or None where it is not known.
+    numbers: the T phases' 1-based numbers, where they are a part of a cycle; 1, 2, 3 … by default.
     """
 
     study_id: str
@@ -109,12 +110,15 @@ class Cine:
     positions_mm: np.ndarray | None = None
     phase_ms: np.ndarray | None = None
     notes: tuple[str, ...] = ()
+    numbers: tuple[int, ...] | None = None
 
     def study(self, ed: int, es: int) -> Study:
         """Two of its phases, counted from 1. Raises StudyError where there is no such phase."""
         phases = self.frames.shape[-1]
         if not (1 <= ed <= phases and 1 <= es <= phases):
             raise StudyError(f"study {self.study_id}: there is no phase {max(ed, es)}, the cine has {phases}")
+        numbers = self.numbers or range(1, phases + 1)
         return Study(study_id=self.study_id, frames=self.frames[..., [ed - 1, es - 1]],
                      slice_spacing_mm=self.slice_spacing_mm, pixel_spacing_mm=self.pixel_spacing_mm,
-                     positions_mm=self.positions_mm, frame_numbers=(ed, es), notes=self.notes)
+                     positions_mm=self.positions_mm, frame_numbers=(numbers[ed - 1], numbers[es - 1]),
+                     notes=self.notes)

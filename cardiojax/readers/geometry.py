@@ -16,6 +16,7 @@ log = logging.getLogger("cardiojax")
 TOWARDS_APEX = np.array([1.0, -1.0, -1.0]) / np.sqrt(3)
 DECISIVE = 0.7          # cosine: within 45° of that direction, the orientation decides the order
 MASK_TOLERANCE_MM = 3.0
+JITTER_MM = 0.5         # positions that follow each other this closely are one slice's
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,6 +58,12 @@ class Plane:
 def regrid(image: np.ndarray, source: Plane, target: Plane) -> np.ndarray:
     """An image on the grid of another slice of the stack, each projected along the normal (linear)."""
     return ndimage.map_coordinates(image, source.indices_of(target.pixels_mm()), order=1, mode="nearest")
+
+
+def clusters(positions_mm: np.ndarray) -> list[np.ndarray]:
+    """Indices of the positions of each slice: what lies within `JITTER_MM` of its neighbour is of the same one."""
+    order = np.argsort(positions_mm, kind="stable")
+    return np.split(order, np.flatnonzero(np.diff(positions_mm[order]) > JITTER_MM) + 1)
 
 
 def towards_apex(normal: np.ndarray, study_id: str, acquisition_order: float) -> int:

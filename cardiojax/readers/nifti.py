@@ -36,9 +36,7 @@ def read_nifti_study(frames: Pair, masks: Pair | None = None, label_map: dict[in
     ed, es = (load(f, study_id) for f in frames)
     if ed.shape != es.shape or len(ed.shape) != 3:
         raise StudyError(f"study {study_id}: ED {ed.shape} and ES {es.shape} must be 3D and of one shape")
-    zooms = tuple(float(z) for z in ed.header.get_zooms()[:3])
-    if not np.allclose(np.linalg.norm(np.asarray(ed.affine)[:3, :3], axis=0), zooms, rtol=1e-2):
-        log.info("study %s: the affine lacks the spacing, pixdim %s mm is used", study_id, zooms)
+    x_mm, y_mm, z_mm = spacing_mm(ed, study_id)
     labels = None
     if masks:
         labels = np.stack([read_mask(load(m, study_id), ed, phase, study_id)
@@ -48,8 +46,7 @@ def read_nifti_study(frames: Pair, masks: Pair | None = None, label_map: dict[in
     normal_lps = np.asarray(ed.affine)[:3, 2] * [-1, -1, 1]
     if geometry.towards_apex(normal_lps, study_id, acquisition_order=1.0) < 0:
         images, labels = images[::-1], None if labels is None else labels[::-1]
-    return Study(study_id=study_id, frames=images, masks=labels, slice_spacing_mm=zooms[2],
-                 pixel_spacing_mm=(zooms[1], zooms[0]))
+    return Study(study_id=study_id, frames=images, masks=labels, slice_spacing_mm=z_mm, pixel_spacing_mm=(y_mm, x_mm))
 
 
 def read_nifti_cine(file: Path, frames: tuple[int, int] | None = None, study_id: str = "",
@@ -90,9 +87,10 @@ def _read_4d(file: Path, study_id: str, masks: Path | None = None) -> tuple[Cine
         if labels.shape != image.shape:
             raise StudyError(f"study {study_id}: masks of shape {labels.shape}, images of {image.shape}")
         labels = labels.transpose(2, 1, 0, 3)[::order]
-    zooms, unit = [float(z) for z in image.header.get_zooms()], image.header.get_xyzt_units()[1]
-    step_ms = zooms[3] * {"sec": 1000, "msec": 1, "usec": 0.001}.get(unit, 0)
-    return Cine(study_id, frames, slice_spacing_mm=zooms[2], pixel_spacing_mm=(zooms[1], zooms[0]),
+    x_mm, y_mm, z_mm = spacing_mm(image, study_id)
+    step_ms = float(image.header.get_zooms()[3]) * {"sec": 1000, "msec": 1, "usec": 0.001}.get(
+        image.header.get_xyzt_units()[1], 0)
+    return Cine(study_id, frames, slice_spacing_mm=z_mm, pixel_spacing_mm=(y_mm, x_mm),
                 phase_ms=step_ms * np.arange(frames.shape[-1]) if 0 < step_ms < MAX_STEP_MS else None), labels
 
 
@@ -167,6 +165,26 @@ def load(file: Path, study_id: str) -> nib.Nifti1Image:
     if not (np.isfinite(spacing).all() and np.all(spacing != 0)):
         raise StudyError(f"study {study_id}: {Path(file).name} has spacing {spacing.tolist()} mm")
     return image
+
+
+def spacing_mm(image: nib.Nifti1Image, study_id: str) -> tuple[float, float, float]:
+    """Along x, y and z. Where pixdim and the affine disagree, the one that is not all 1 (as ACDC's affines and some
+    converters' pixdim are). Raises StudyError where neither is."""
+    pixdim = np.array([float(z) for z in image.header.get_zooms()[:3]])
+    affine = np.linalg.norm(np.asarray(image.affine)[:3, :3], axis=0)
+    found = pixdim
+    if not np.allclose(affine, pixdim, rtol=1e-2):
+        if not (unset := [np.allclose(s, 1.0, atol=1e-3) for s in (pixdim, affine)]).count(True):
+            raise StudyError(f"study {study_id}: pixdim says {said(pixdim)} mm, the affine {said(affine)} mm")
+        found, name = (affine, "the affine's") if unset[0] else (pixdim, "pixdim's")
+        log.warning("study %s: pixdim says %s mm, the affine %s mm; %s is used", study_id, said(pixdim), said(affine),
+                    name)
+    x_mm, y_mm, z_mm = found * {"meter": 1000.0, "micron": 0.001}.get(image.header.get_xyzt_units()[0], 1.0)
+    return float(x_mm), float(y_mm), float(z_mm)
+
+
+def said(spacing: np.ndarray) -> str:
+    return " × ".join(f"{s:.4g}" for s in spacing)
 
 
 def pixels(image: nib.Nifti1Image, study_id: str) -> np.ndarray:

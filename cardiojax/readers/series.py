@@ -2,13 +2,16 @@
 
 import collections
 import dataclasses
+import functools
 import logging
 import re
+from collections.abc import Sequence
 
 import numpy as np
 
 from cardiojax.errors import StudyError
 from cardiojax.readers.dicom_header import Image
+from cardiojax.readers.geometry import clusters
 
 log = logging.getLogger("cardiojax")
 
@@ -32,14 +35,15 @@ class Series:
     def normal(self) -> np.ndarray:
         return self.images[0].plane.normal
 
-    @property
-    def positions(self) -> set[int]:
-        """Along the normal, whole mm."""
-        return {round(float(i.plane.origin @ self.normal)) for i in self.images}
+    @functools.cached_property
+    def positions_mm(self) -> list[float]:
+        """Of its slices, along the normal."""
+        positions = np.array([float(i.plane.origin @ self.normal) for i in self.images])
+        return [float(positions[which].mean()) for which in clusters(positions)]
 
     @property
     def phases(self) -> int:
-        return len(self.images) // len(self.positions)
+        return len(self.images) // len(self.positions_mm)
 
     def is_parallel(self, other: "Series") -> bool:
         return abs(float(self.normal @ other.normal)) > PARALLEL
@@ -59,6 +63,8 @@ def short_axis(images: list[Image], study_id: str, wanted: str | None = None) ->
     every = [Series(tuple(members)) for members in grouped.values()]
     if len(uids := {i.study_uid for i in images}) > 1:
         raise StudyError(f"study {study_id}: the folder holds {len(uids)} studies (StudyInstanceUID), not one")
+    if len(patients := {i.patient for i in images}) > 1:
+        raise StudyError(f"study {study_id}: the folder holds images of {len(patients)} patients (PatientID), not one")
     if wanted is not None:
         chosen = [s for s in every if wanted == str(s.images[0].series) or wanted.lower() in s.name.lower()
                   or wanted.lower() in s.images[0].path.parent.name.lower()]
@@ -72,7 +78,7 @@ def short_axis(images: list[Image], study_id: str, wanted: str | None = None) ->
     why |= {id(s): "one image a slice" for s in every if s.phases < 2}
     cine = [s for s in every if id(s) not in why] or every
     stacks = [[s for s in cine if s.is_parallel(reference)] for reference in cine]
-    stack = max(stacks, key=lambda stack: len(set().union(*(s.positions for s in stack))))
+    stack = max(stacks, key=slices_of)
     phases = max(s.phases for s in stack)
     chosen = [s for s in stack if 2 * s.phases >= phases]
     why |= {id(s): f"{s.phases} phases of {phases}" for s in stack if s not in chosen}
@@ -80,5 +86,11 @@ def short_axis(images: list[Image], study_id: str, wanted: str | None = None) ->
     if left_out:
         log.info("study %s: the short-axis cine is %s (%d slices, %d phases): the most parallel slices; left out: %s",
                  study_id, ", ".join(s.name for s in chosen[:3]) + (" …" if len(chosen) > 3 else ""),
-                 len(set().union(*(s.positions for s in chosen))), phases, ", ".join(left_out))
+                 slices_of(chosen), phases, ", ".join(left_out))
     return [i for s in chosen for i in s.images]
+
+
+def slices_of(stack: Sequence[Series]) -> int:
+    """Distinct positions of parallel series, along the normal of the first."""
+    normal = stack[0].normal
+    return len(clusters(np.array([p * float(np.sign(s.normal @ normal)) for s in stack for p in s.positions_mm])))
