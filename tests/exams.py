@@ -42,11 +42,11 @@ def axes() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 
 def image_of(s: int, phase: int, es: int, cycle: int) -> np.ndarray:
-    """The corner says which image it is; the middle changes most at ES."""
-    pixels = np.full((SIZE_PX, SIZE_PX), 500, np.uint16)
+    """The corner says which image it is; the middle is darkest at ES."""
+    pixels = np.full((SIZE_PX, SIZE_PX), 1501, np.uint16)       # odd: halves are exact where rescaled by 2 and −3
     turn = 0.5 * (phase - 1) / (es - 1) if phase <= es else 0.5 + 0.5 * (phase - es) / (cycle + 1 - es)
-    pixels[3:-3, 3:-3] += np.uint16(500 * (1 - np.cos(2 * np.pi * turn)))
-    pixels[0, 0], pixels[0, 1] = 10 * s + 1, 10 * phase + 1          # odd: halves are exact where rescaled by 2 and −3
+    pixels[3:-3, 3:-3] -= 2 * np.uint16(250 * (1 - np.cos(2 * np.pi * turn)))
+    pixels[0, 0], pixels[0, 1] = 10 * s + 1, 10 * phase + 1
     return pixels
 
 

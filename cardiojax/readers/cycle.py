@@ -1,29 +1,32 @@
-"""The ES frame of a cine without annotation."""
+"""ED and ES of a cine without annotation and without contours."""
 
 from collections.abc import Sequence
 
 import numpy as np
 from jaxtyping import Float
 
-CYCLE = (0.15, 0.65)       # share of the cycle, from the R wave, in which ES is looked for
+BRIGHT = 0.8               # quantile of the pixels above which they are blood, roughly
+NEARLY = 0.85              # of the largest change: the R wave's phase is ED where it differs from ES by that much
+STRIDE_PX = 2
 
 
-def middle(slices: Sequence | np.ndarray) -> Sequence | np.ndarray:
-    """The middle third of the slices, one at least: where the wall moves most in the plane."""
-    third = len(slices) // 3
-    return slices[third: max(third + 1, 2 * len(slices) // 3)]
+def ed_es_phases(cines: Sequence[Float[np.ndarray, "t h w"]] | Float[np.ndarray, "s t h w"]) -> tuple[int, int]:
+    """ED and ES (from 0): of the two phases that differ most, over the central halves of the slices, ED is the one with
+    more blood, which is bright, in it; the first phase, which the R wave starts, is ED where it differs nearly as much.
 
-
-def es_phase(cines: Sequence[Float[np.ndarray, "t h w"]] | Float[np.ndarray, "s t h w"]) -> int:
-    """The phase (from 0, which is ED) that differs most from ED over the central half of these slices (`middle`).
-
-    cines: all of the same number of phases, three or more. `benchmarks/es_rule.py` measures it on the phantom.
+    cines: slices of the same number of phases, two or more. `benchmarks/ed_es.py` measures it.
     """
     phases = len(cines[0])
-    change = np.zeros(phases)
+    apart, bright = np.zeros((phases, phases)), np.zeros(phases)
     for cine in cines:
         h, w = cine.shape[1:]
-        central = cine[:, h // 4: -(h // 4) or None, w // 4: -(w // 4) or None]
-        change += np.abs(central - central[0]).mean(axis=(1, 2))
-    first, last = max(1, int(CYCLE[0] * phases)), max(2, int(np.ceil(CYCLE[1] * phases)))
-    return first + int(change[first:last].argmax())
+        rows, columns = (slice(n // 4, -(n // 4) or None, STRIDE_PX) for n in (h, w))
+        central = cine[:, rows, columns].reshape(phases, -1)
+        for t in range(1, phases):
+            apart[t, :t] += np.abs(central[:t] - central[t]).sum(axis=1)
+        bright += (central > np.quantile(central, BRIGHT)).sum(axis=1)
+    apart += apart.T
+    ed, es = sorted(np.unravel_index(apart.argmax(), apart.shape), key=lambda t: (-bright[t], t))
+    if es != 0 and apart[0, es] >= NEARLY * apart[ed, es]:
+        ed = 0
+    return int(ed), int(es)

@@ -12,7 +12,7 @@ import numpy as np
 
 from cardiojax.errors import StudyError
 from cardiojax.readers import geometry
-from cardiojax.readers.cycle import es_phase, middle
+from cardiojax.readers.cycle import ed_es_phases
 from cardiojax.readers.dicom_header import read_headers
 from cardiojax.readers.phases import Acquisition, nearer_the_r_wave
 from cardiojax.readers.series import short_axis
@@ -82,21 +82,18 @@ def whole_slices(acquisitions: list[Acquisition], study_id: str) -> list[Acquisi
 
 
 def find_ed_es(acquisitions: list[Acquisition], study_id: str) -> tuple[int, int]:
-    """Phases of ED and ES where they are not given: ED is the first after the R wave, ES `cycle.es_phase`'s.
-
-    Of two phases ED is the one nearer to the R wave.
-    """
+    """Phases of ED and ES where they are not given: of two ED is the one nearer to the R wave, of a whole cine they are
+    `cycle.ed_es_phases`'s."""
     whole = whole_slices(acquisitions, study_id)
     numbers = whole[0].numbers
     if len(numbers) == 2:
         return nearer_the_r_wave(whole)
-    cines = readable(middle(whole)) or readable(whole)
+    cines = readable(whole)
     if not cines:
-        raise StudyError(f"study {study_id}: no slice's cine can be read, so ES cannot be found")
-    es = es_phase(cines)
-    log.info("study %s: ED is phase %d, ES phase %d of %d (largest change from ED)", study_id, numbers[0], numbers[es],
-             len(numbers))
-    return numbers[0], numbers[es]
+        raise StudyError(f"study {study_id}: no slice's cine can be read, so ED and ES cannot be found")
+    ed, es = (numbers[t] for t in ed_es_phases(cines))
+    log.info("study %s: ED is phase %d, ES phase %d of %d (largest change)", study_id, ed, es, len(numbers))
+    return ed, es
 
 
 def readable(acquisitions: Sequence[Acquisition]) -> list[np.ndarray]:

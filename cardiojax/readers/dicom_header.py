@@ -12,9 +12,9 @@ from typing import Any, TypeVar
 import numpy as np
 import pydicom
 import pydicom.errors
-from pydicom.pixels import pixel_array
 from pydicom.pixels.decoders.base import get_decoder
 from pydicom.pixels.processing import apply_modality_lut
+from pydicom.pixels.utils import pixel_array
 from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
 from cardiojax.errors import StudyError, one_line

@@ -12,7 +12,7 @@ from nibabel.spatialimages import HeaderDataError
 
 from cardiojax.errors import StudyError, one_line
 from cardiojax.readers import geometry
-from cardiojax.readers.cycle import es_phase, middle
+from cardiojax.readers.cycle import ed_es_phases
 from cardiojax.study import Cine, Study
 from cardiojax.units import LV
 
@@ -54,7 +54,7 @@ def read_nifti_cine(file: Path, frames: tuple[int, int] | None = None, study_id:
     """A 4D image (x, y, z, t) → Study.
 
     ED and ES are the 1-based `frames`, else the two phases that `masks` (4D, our labels) hold, the one with the larger
-    LV first, else the first phase and `cycle.es_phase`'s.
+    LV first, else `cycle.ed_es_phases`'s.
     """
     cine, labels = _read_4d(file, study_id, masks)
     phases = cine.frames.shape[-1]
@@ -62,7 +62,8 @@ def read_nifti_cine(file: Path, frames: tuple[int, int] | None = None, study_id:
         if labels is not None:
             frames = labelled_phases(labels, study_id)
         else:
-            frames = (1, 2 if phases == 2 else 1 + es_phase(middle(cine.frames.transpose(0, 3, 1, 2))))
+            ed, es = (0, 1) if phases == 2 else ed_es_phases(cine.frames.transpose(0, 3, 1, 2))
+            frames = (ed + 1, es + 1)
         log.info("study %s: ED is phase %d, ES phase %d of %d", study_id, *frames, phases)
     study = cine.study(*frames)
     if labels is None:
@@ -88,7 +89,7 @@ def _read_4d(file: Path, study_id: str, masks: Path | None = None) -> tuple[Cine
             raise StudyError(f"study {study_id}: masks of shape {labels.shape}, images of {image.shape}")
         labels = labels.transpose(2, 1, 0, 3)[::order]
     x_mm, y_mm, z_mm = spacing_mm(image, study_id)
-    step_ms = float(image.header.get_zooms()[3]) * {"sec": 1000, "msec": 1, "usec": 0.001}.get(
+    step_ms = float(image.header["pixdim"][4]) * {"sec": 1000, "msec": 1, "usec": 0.001}.get(
         image.header.get_xyzt_units()[1], 0)
     return Cine(study_id, frames, slice_spacing_mm=z_mm, pixel_spacing_mm=(y_mm, x_mm),
                 phase_ms=step_ms * np.arange(frames.shape[-1]) if 0 < step_ms < MAX_STEP_MS else None), labels
