@@ -11,11 +11,15 @@ import nibabel as nib
 import numpy as np
 import pytest
 
+from cardiojax import load
 from cardiojax.cli.main import main
+from cardiojax.data import open_split
 from cardiojax.phantom.dicom import write_challenge, write_study
 
 TINY = ["--width", "2", "--spatial-features", "6", "--lstm-features", "5", "--batch", "8", "--steps", "2",
         "--evaluate-every", "2", "--views", "1"]
+CONTOURS = ["train", "contours", "--preset", "tiny", "--data", "phantom/dsb_like:train", "--steps", "2",
+            "--evaluate-every", "2", "--data-dir"]
 
 
 def cardiojax(capsys, *words) -> tuple[int, str, str]:
@@ -42,8 +46,15 @@ def run(phantom_data, tmp_path_factory) -> Path:
     return path
 
 
+@pytest.fixture(scope="module")
+def contours(phantom_data, tmp_path_factory) -> Path:
+    path = tmp_path_factory.mktemp("contours") / "run"
+    assert main([*CONTOURS, str(phantom_data), "--run", str(path)]) == 0
+    return path
+
+
 def test_help_everywhere():
-    for words in ([], ["build"], ["train"], ["train", "sfera"], ["train", "gaugan"], ["evaluate"], ["predict"],
+    for words in ([], ["build"], ["train"], ["train", "contours"], ["train", "gaugan"], ["combine"], ["predict"],
                   ["show"], ["experiment"], ["demo"], ["port"], ["port", "vgg"], ["port", "spade"]):
         done = subprocess.run([sys.executable, "-m", "cardiojax", *words, "--help"], capture_output=True, text=True,
                               check=False, timeout=120)
@@ -226,12 +237,9 @@ def test_a_full_disk_is_one_line(run, tmp_path, capsys):
 
 
 @pytest.mark.slow
-def test_a_gaugan_is_trained_and_judged(run, phantom_data, tmp_path, capsys, monkeypatch):
+def test_a_gaugan_is_trained_and_judged(run, contours, phantom_data, tmp_path, capsys, monkeypatch):
     monkeypatch.setenv("CARDIOJAX_WEIGHTS", str(tmp_path / "none"))
-    path, contours = tmp_path / "gaugan", tmp_path / "contours"
-    code, *_ = cardiojax(capsys, "train", "contours", "--preset", "tiny", "--data", "phantom/dsb_like:train",
-                         "--data-dir", phantom_data, "--run", contours, "--steps", "1", "--evaluate-every", "1")
-    assert code == 0
+    path = tmp_path / "gaugan"
     words = ["train", "gaugan", "--preset", "tiny", "--data", "phantom/dsb_like:train", "--data-dir", phantom_data,
              "--run", path, "--ngf", "2", "--hidden", "4", "--ndf", "2", "--steps", "2", "--evaluate-every", "2",
              "--judge", run, "--perceptual", f"sfera:{run}", "--contours", contours]
@@ -263,3 +271,56 @@ def test_a_gaugan_is_trained_and_judged(run, phantom_data, tmp_path, capsys, mon
     code, out, _ = cardiojax(capsys, "show", path)
     assert code == 0
     assert '"labels"' in out
+
+
+def test_contours_from_the_command_line(contours, phantom_data, tmp_path, capsys):
+    """Evaluated beside masks; cines in, phases, curves and pictures out."""
+    code, _, err = cardiojax(capsys, *CONTOURS, phantom_data, "--run", contours, "--neighbours", "1")
+    assert code == 2
+    assert "choose another --run" in error_line(err)
+    code, out, _ = cardiojax(capsys, "evaluate", "--run", contours, "--data", "phantom/dsb_like:test", "--data-dir",
+                             phantom_data, "--out", tmp_path / "out")
+    assert code == 0
+    assert "HD95" in out
+    result = json.loads((tmp_path / "out" / "metrics.json").read_text())
+    assert {"edv", "masks", "masks_before_cleaning", "amounts"} <= set(result)
+    assert {"dice_LV_ed", "dice_RV_es_apex"} <= set(result["masks"])
+    assert "Masks" in (tmp_path / "out" / "report.html").read_text()
+    write_study(tmp_path / "in", "ukb_like", 2, "s", phases=6)
+    words = ["predict", tmp_path / "in" / "s", "--run", contours, "--csv", tmp_path / "out.csv"]
+    code, *_ = cardiojax(capsys, *words, "--curves", tmp_path / "curves.csv", "--figures", tmp_path / "figures")
+    assert code == 0
+    row, = csv.DictReader((tmp_path / "out.csv").open())
+    assert 1 <= int(row["ed_frame"]) <= 6
+    assert row["lv_mass_g"]
+    assert [r["phase"] for r in csv.DictReader((tmp_path / "curves.csv").open())] == list("123456")
+    assert (tmp_path / "figures" / "s.png").stat().st_size > 1000
+    code, *_ = cardiojax(capsys, *words, "--ed", "1", "--es", "4")
+    assert code == 0
+    row, = csv.DictReader((tmp_path / "out.csv").open())
+    assert (row["ed_frame"], row["es_frame"]) == ("1", "4")
+
+
+def test_a_hybrid_from_the_command_line(run, contours, phantom_data, tmp_path, capsys):
+    words = ["combine", "--contours", contours, "--sfera", run, "--data-dir", phantom_data,
+             "--run", tmp_path / "hybrid"]
+    code, _, err = cardiojax(capsys, *words, "--data", "phantom/dsb_like:train")
+    assert code == 2
+    assert "were trained on by" in error_line(err)
+    code, *_ = cardiojax(capsys, *words, "--data", "phantom/dsb_like:validation,phantom/dsb_like:test")
+    assert code == 0
+    code, *_ = cardiojax(capsys, "evaluate", "--run", tmp_path / "hybrid", "--data", "phantom/dsb_like:test",
+                         "--data-dir", phantom_data, "--out", tmp_path / "out")
+    assert code == 0
+    assert "masks" in json.loads((tmp_path / "out" / "metrics.json").read_text())
+    rows = list(csv.DictReader((tmp_path / "out" / "predictions.csv").open()))
+    study = open_split("phantom/dsb_like:test", phantom_data)[0]
+    hybrid, seen, regressed = (load(r) for r in (tmp_path / "hybrid", contours, run))
+    weight = float(hybrid.blend.weight[0])
+    expected = weight * seen.predict(study).edv_ml + (1 - weight) * regressed.predict(study).edv_ml
+    assert float(rows[0]["edv_ml"]) == pytest.approx(expected, abs=0.05)
+    code, _, err = cardiojax(capsys, *words, "--data", "phantom/dsb_like:test")
+    assert code == 2
+    assert "is not empty" in error_line(err)
+    code, *_ = cardiojax(capsys, "show", tmp_path / "hybrid")
+    assert code == 0

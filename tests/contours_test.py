@@ -1,8 +1,6 @@
 """Contours from training to prediction: the laws, stacks without masks, calibration, cines."""
 
-import csv
 import dataclasses
-import json
 import shutil
 
 import jax
@@ -13,7 +11,6 @@ import pytest
 
 import cardiojax
 from cardiojax import data, phantom
-from cardiojax.cli.main import main
 from cardiojax.config import CONTOURS_PRESETS, GAUGAN_PRESETS
 from cardiojax.data.labelled import taught_by_volume
 from cardiojax.data.split import usable
@@ -263,38 +260,6 @@ def test_readers_give_whole_cines(tmp_path):
     with pytest.raises(InputError, match="no phase 7"):
         cine.study(7, 1)
     assert prepare(cine).frames.shape[1:] == (150, 150, 6)
-
-
-@pytest.mark.slow
-def test_the_command_line(phantom_data, tmp_path, capsys):
-    """Train, evaluate, predict on DICOM, as a user does."""
-    run, words = tmp_path / "run", ["--data-dir", str(phantom_data)]
-    train = ["train", "contours", "--preset", "tiny", "--data", "phantom/dsb_like:train", *words, "--run", str(run),
-             "--steps", "2", "--evaluate-every", "2", "--width", "2"]
-    assert main(train) == 0
-    assert main([*train[:-2], "--neighbours", "1"]) == 2
-    assert "choose another --run" in capsys.readouterr().err
-    assert main(["evaluate", "--run", str(run), "--data", "phantom/dsb_like:test", *words, "--out",
-                 str(tmp_path / "out")]) == 0
-    result = json.loads((tmp_path / "out" / "metrics.json").read_text())
-    assert {"edv", "masks", "masks_before_cleaning", "amounts"} <= set(result)
-    assert {"dice_LV_ed", "dice_RV_es_apex"} <= set(result["masks"])
-    assert "Masks" in (tmp_path / "out" / "report.html").read_text()
-    assert "HD95" in capsys.readouterr().out
-    write_study(tmp_path / "in", "ukb_like", 2, "s", phases=6)
-    shutil.copytree(tmp_path / "in" / "s", tmp_path / "in" / "t")
-    assert main(["predict", str(tmp_path / "in" / "s"), "--run", str(run), "--csv", str(tmp_path / "out.csv"),
-                 "--curves", str(tmp_path / "curves.csv"), "--figures", str(tmp_path / "figures")]) == 0
-    row, = csv.DictReader((tmp_path / "out.csv").open())
-    assert 1 <= int(row["ed_frame"]) <= 6
-    assert row["lv_mass_g"]
-    curve = list(csv.DictReader((tmp_path / "curves.csv").open()))
-    assert [r["phase"] for r in curve] == list("123456")
-    assert (tmp_path / "figures" / "s.png").stat().st_size > 1000
-    assert main(["predict", str(tmp_path / "in" / "s"), "--run", str(run), "--csv", str(tmp_path / "out.csv"),
-                 "--ed", "1", "--es", "4"]) == 0
-    row, = csv.DictReader((tmp_path / "out.csv").open())
-    assert (row["ed_frame"], row["es_frame"]) == ("1", "4")
 
 
 def test_it_starts_from_other_contours_and_from_nothing_else(phantom_data, finished, tmp_path):

@@ -1,14 +1,10 @@
 """Contours and a SFERA as one: shares by hand, their disagreement, the command line."""
 
-import csv
 import dataclasses
-import json
 
 import numpy as np
 import pytest
 
-import cardiojax
-from cardiojax.cli.main import main
 from cardiojax.errors import DataError
 from cardiojax.models.contours import ContoursModel
 from cardiojax.models.hybrid import Blend, HybridModel, blended
@@ -63,28 +59,3 @@ def test_disagreement_is_a_reason_to_refer(ef, apart):
     assert (p.edv_std_ml, p.esv_std_ml) == (10, 12)
     assert p.reasons.startswith("2 gaps; unlike the training studies")
     assert ("disagree" in p.reasons) == apart
-
-
-@pytest.mark.slow
-def test_the_command_line(phantom_data, tmp_path, capsys):
-    where, runs = ["--data-dir", str(phantom_data)], {t: str(tmp_path / t) for t in ("contours", "sfera", "hybrid")}
-    for task in ("contours", "sfera"):
-        assert main(["train", task, "--preset", "tiny", "--data", "phantom/dsb_like:train", *where, "--run",
-                     runs[task], "--steps", "2", "--evaluate-every", "2", "--width", "2"]) == 0
-    words = ["combine", "--contours", runs["contours"], "--sfera", runs["sfera"], *where, "--run", runs["hybrid"]]
-    assert main([*words, "--data", "phantom/dsb_like:train"]) == 2
-    assert "were trained on by" in capsys.readouterr().err
-    assert main([*words, "--data", "phantom/dsb_like:validation,phantom/dsb_like:test"]) == 0
-    model = cardiojax.load(runs["hybrid"])
-    assert isinstance(model, HybridModel)
-    assert main(["evaluate", "--run", runs["hybrid"], "--data", "phantom/dsb_like:test", *where, "--out",
-                 str(tmp_path / "out")]) == 0
-    assert "masks" in json.loads((tmp_path / "out" / "metrics.json").read_text())
-    rows = list(csv.DictReader((tmp_path / "out" / "predictions.csv").open()))
-    both = [cardiojax.load(runs[t]) for t in ("contours", "sfera")]
-    split = cardiojax.data.open_split("phantom/dsb_like:test", phantom_data)
-    edv = [m.predict(split[0]).edv_ml for m in both]
-    weight = model.blend.weight[0]
-    assert float(rows[0]["edv_ml"]) == pytest.approx(weight * edv[0] + (1 - weight) * edv[1], abs=0.05)
-    assert main([*words, "--data", "phantom/dsb_like:test"]) == 2
-    assert main(["show", runs["hybrid"]]) == 0
