@@ -4,13 +4,12 @@ import dataclasses
 import functools
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from flax import nnx, struct
+from flax import nnx
 from jaxtyping import Array, Float
 
 from cardiojax import data
@@ -38,24 +37,13 @@ from cardiojax.preparation import SIZE_PX
 from cardiojax.preparation.augment import augment, augment_labelled, labelled_planes, study_keys
 from cardiojax.preparation.batch import batch_of
 from cardiojax.train import loop, losses, parallel
-from cardiojax.train.average import averaged
 from cardiojax.train.calibration import fit_deviations
+from cardiojax.train.state import State, first_state, updated, volume_score
 from cardiojax.units import LV
 
 STATISTICS_BATCHES = 20        # of training frames, that the batch statistics are re-estimated from
 STUDIES = 2                    # that a device measures at a time
 MIN_STUDIES = 5                # with volumes, to fit a calibration on
-
-
-@struct.dataclass
-class State:
-    """The state of a training, as checkpoints keep it; `ema` is the average of `params`, for evaluation."""
-
-    step: Any              # int32 (); shapes and shardings stand for it too, as for every array here
-    params: nnx.State
-    stats: nnx.State
-    ema: nnx.State
-    opt: optax.OptState
 
 
 class ContoursTask:
@@ -79,8 +67,7 @@ class ContoursTask:
             params, stats = jax.tree.map(jnp.copy, (self.parent.params, self.parent.stats))
         else:
             _, params, stats = new_networks(self.config.net, key)
-        return State(jnp.zeros((), jnp.int32), params, stats, jax.tree.map(jnp.copy, params),
-                     self.optimiser.init(params))
+        return first_state(params, stats, self.optimiser)
 
     def batches(self, seed: int, process: int = 0, processes: int = 1, devices: int = 1):
         return labelled_batches(self.training, self.volumes, neighbours=self.config.net.neighbours,
@@ -105,14 +92,8 @@ class ContoursTask:
 
         gradients, stats, metrics = parallel.gradients(loss, state.params, state.stats,
                                                        (coarse, fine, batch.known, stacks), self.options.accumulate)
-        if axis_name is not None:
-            # every replica's loss is the whole batch's, so each gradient counts the replicas once too often
-            gradients = jax.lax.pmean(gradients, axis_name)
-        updates, opt = self.optimiser.update(gradients, state.opt, state.params)
-        params = optax.apply_updates(state.params, updates)
-        ema = averaged(state.ema, params, self.config.ema, state.step)
-        metrics["gradient_norm"] = optax.global_norm(gradients)
-        return State(state.step + 1, params, stats, ema, opt), metrics
+        state, metrics["gradient_norm"] = updated(state, gradients, stats, self.optimiser, self.config.ema, axis_name)
+        return state, metrics
 
     def _looks(self, batch: LabelledBatch, coarse_keys: Array, fine_keys: Array, augment: AugmentConfig):
         """Images and label shares as each of the two networks sees them, augmented by themselves."""
@@ -180,9 +161,7 @@ class ContoursTask:
             "mean_predictor": self.mean_predictor}, {}
 
     def score(self, metrics: dict[str, float]) -> float:
-        """Lower is better: mean of the RMSE of EDV, ESV and EF over the mean predictor's."""
-        return float(np.mean([metrics[f"{k}_rmse"] / max(metrics[f"{k}_rmse_mean_predictor"], 1e-6)
-                              for k in ("edv", "esv", "ef")]))
+        return volume_score(metrics)
 
     def re_estimated(self, params: nnx.State, shard: Callable) -> nnx.State:
         """Batch statistics that belong to `params`: means over augmented training frames."""

@@ -4,13 +4,12 @@ import dataclasses
 import functools
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from flax import nnx, struct
+from flax import nnx
 from jaxtyping import Array, Int
 
 from cardiojax import data
@@ -26,21 +25,10 @@ from cardiojax.nets.sfera import TYPICAL_SLICES
 from cardiojax.preparation.augment import augment, study_keys
 from cardiojax.preparation.batch import Batch
 from cardiojax.train import loop, losses, parallel
-from cardiojax.train.average import averaged
 from cardiojax.train.ridge import fit as fit_ridge
+from cardiojax.train.state import State, first_state, updated, volume_score
 
 STATISTICS_STUDIES = 512       # training studies that the batch statistics are re-estimated from
-
-
-@struct.dataclass
-class State:
-    """The state of a training, as checkpoints keep it; `ema` is the average of `params`, for evaluation."""
-
-    step: Any              # int32 (); shapes and shardings stand for it too, as for every array here
-    params: nnx.State
-    stats: nnx.State
-    ema: nnx.State
-    opt: optax.OptState
 
 
 class SferaTask:
@@ -68,8 +56,7 @@ class SferaTask:
             _, params, stats = new_network(self.config.net, key)
             if self.config.net.readout == "sum":       # no area is no volume: both losses then ask for the same head
                 params["offset"][...] = -jnp.asarray(self.scaling.low / (self.scaling.high - self.scaling.low))
-        ema = jax.tree.map(jnp.copy, params)            # its own buffers: the step donates the whole state
-        return State(jnp.zeros((), jnp.int32), params, stats, ema, self.optimiser.init(params))
+        return first_state(params, stats, self.optimiser)
 
     def batches(self, seed: int, process: int = 0, processes: int = 1, devices: int = 1):
         return data.training_batches(self.training, size_px=self.config.net.size_px, batch=self.config.batch,
@@ -102,14 +89,8 @@ class SferaTask:
         gradients, stats, metrics = parallel.gradients(
             loss, state.params, state.stats, (frames, batch.n_slices, target, share, dropout_keys),
             self.options.accumulate)
-        if axis_name is not None:
-            # every replica's loss is the whole batch's, so each gradient counts the replicas once too often
-            gradients = jax.lax.pmean(gradients, axis_name)
-        updates, opt = self.optimiser.update(gradients, state.opt, state.params)
-        params = optax.apply_updates(state.params, updates)
-        ema = averaged(state.ema, params, self.config.ema, state.step)
-        metrics["gradient_norm"] = optax.global_norm(gradients)
-        return State(state.step + 1, params, stats, ema, opt), metrics
+        state, metrics["gradient_norm"] = updated(state, gradients, stats, self.optimiser, self.config.ema, axis_name)
+        return state, metrics
 
     def evaluate(self, state: State, shard: Callable[[Batch], Batch]) -> tuple[dict[str, float], dict, dict]:
         """Validation metrics of the averaged weights, and the model that gave them (the arrays of a `SferaModel`).
@@ -127,9 +108,7 @@ class SferaTask:
                                "calibration": calibration, "mean_predictor": self.mean_predictor}, {}
 
     def score(self, metrics: dict[str, float]) -> float:
-        """Lower is better: mean of the RMSE of EDV, ESV and EF over the mean predictor's."""
-        return float(np.mean([metrics[f"{k}_rmse"] / max(metrics[f"{k}_rmse_mean_predictor"], 1e-6)
-                              for k in ("edv", "esv", "ef")]))
+        return volume_score(metrics)
 
     def re_estimated(self, params: nnx.State, shard: Callable[[Batch], Batch]) -> nnx.State:
         """Batch statistics that belong to `params`: means over training studies, as they are predicted on.
