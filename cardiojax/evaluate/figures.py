@@ -12,7 +12,7 @@ from cardiojax.evaluate.metrics import agreement
 from cardiojax.models.curve import Curve
 from cardiojax.models.masks import cleaned
 from cardiojax.models.prediction import Prediction
-from cardiojax.units import LABELS
+from cardiojax.units import LABELS, LV, MYOCARDIUM, RV
 
 MASK_COLOURS = np.array([(20, 20, 28), (214, 64, 69), (88, 180, 110), (66, 120, 200)], np.uint8)   # by label
 TITLES = ("EDV (ml)", "ESV (ml)", "EF (%)")
@@ -89,7 +89,7 @@ def contact_sheet(prediction: Prediction, folder: Path):
 
 
 def _draw_contours(axis: Axes, mask: UInt8[np.ndarray, "h w"]):
-    for label in range(1, len(LABELS)):
+    for label in (MYOCARDIUM, RV, LV):                  # the cavity's line over its wall's
         if (mask == label).any():
             axis.contour(mask == label, levels=[0.5], colors=[MASK_COLOURS[label] / 255], linewidths=0.8)
 
