@@ -12,6 +12,22 @@ GAP = 1.5          # slice spacings: neighbours further apart than this miss a s
 
 
 @dataclasses.dataclass(frozen=True)
+class Patient:
+    """What indices and the cardiac output need to know of a person; None where it is not known."""
+
+    height_cm: float | None = None
+    weight_kg: float | None = None
+    heart_rate_bpm: float | None = None
+
+    @property
+    def bsa_m2(self) -> float | None:
+        """Body surface area: √(height · weight / 3600) (Mosteller 1987)."""
+        if not self.height_cm or not self.weight_kg:
+            return None
+        return (self.height_cm * self.weight_kg / 3600) ** 0.5
+
+
+@dataclasses.dataclass(frozen=True)
 class Study:
     """One short-axis study at end-diastole and end-systole.
 
@@ -23,7 +39,7 @@ class Study:
     volumes_ml: (EDV, ESV), either NaN where unknown, or None where neither is known.
     positions_mm: (S,) of the slices along their normal, or None where they are `slice_spacing_mm` apart throughout.
     frame_numbers: (ED, ES), 1-based phases of the cine that the frames are, or None where there was no cine.
-    notes: what its reader found that a person should look at.
+    notes: what its reader found that a person should look at; patient: as far as the files say.
     source: the dataset it comes from; ancestor: `study_id` of the real patient a synthetic one descends from.
 
     Raises StudyError where the parts do not fit together.
@@ -40,6 +56,7 @@ class Study:
     positions_mm: np.ndarray | None = None
     frame_numbers: tuple[int, int] | None = None
     notes: tuple[str, ...] = ()
+    patient: Patient = Patient()
 
     def __post_init__(self):
         frames, masks = self.frames, self.masks
@@ -111,6 +128,7 @@ class Cine:
     phase_ms: np.ndarray | None = None
     notes: tuple[str, ...] = ()
     numbers: tuple[int, ...] | None = None
+    patient: Patient = Patient()
 
     def study(self, ed: int, es: int) -> Study:
         """Two of its phases, counted from 1. Raises StudyError where there is no such phase."""
@@ -121,4 +139,4 @@ class Cine:
         return Study(study_id=self.study_id, frames=self.frames[..., [ed - 1, es - 1]],
                      slice_spacing_mm=self.slice_spacing_mm, pixel_spacing_mm=self.pixel_spacing_mm,
                      positions_mm=self.positions_mm, frame_numbers=(numbers[ed - 1], numbers[es - 1]),
-                     notes=self.notes)
+                     notes=self.notes, patient=self.patient)

@@ -2,9 +2,11 @@
 
 import csv
 import logging
+import re
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import nibabel as nib
 import numpy as np
@@ -15,11 +17,11 @@ from pydicom.uid import ExplicitVRBigEndian, JPEGLosslessSV1, RLELossless
 from cardiojax import phantom
 from cardiojax.cli.main import main
 from cardiojax.errors import StudyError
-from cardiojax.models.prediction import reasons_to_refer
+from cardiojax.models.prediction import COLUMNS, DERIVED, Prediction, reasons_to_refer
 from cardiojax.models.sfera import SferaModel
 from cardiojax.phantom.dicom import write_study
 from cardiojax.readers import find_studies, read_dicom_study, read_nifti_cine, read_study
-from cardiojax.study import Study
+from cardiojax.study import Patient, Study
 
 
 @pytest.fixture(scope="module")
@@ -275,3 +277,37 @@ def test_nine_broken_studies_do_not_stop_the_others(run, challenge, tmp_path, ca
     assert "2 studies measured, 9 failed" in said
     assert "empty left out: there is no image in it" in said
     assert [r["study_id"] for r in rows(tmp_path / "out.csv")] == ["good0", "good1"]
+
+
+def test_indices_and_output_by_hand():
+    """A person of 180 cm and 80 kg has 2 m²; 60 beats of 100 ml are 6 l."""
+    study = Study("a", np.zeros((7, 4, 4, 2)), 8.0, patient=Patient(180.0, 80.0, 60.0))
+    row = Prediction("a", 180.0, 80.0, 55.6, 1, 1, 1, lv_mass_g=120.0, study=study).row()
+    assert {k: row[k] for k in DERIVED if k != "version"} == {
+        "sv_ml": "100.00", "heart_rate_bpm": "60.00", "cardiac_output_l_per_min": "6.00", "bsa_m2": "2.00",
+        "edv_index_ml_per_m2": "90.00", "esv_index_ml_per_m2": "40.00", "sv_index_ml_per_m2": "50.00",
+        "lv_mass_index_g_per_m2": "60.00", "slices": "7", "slice_spacing_mm": "8.00"}
+    unknown = Prediction("a", 180.0, 80.0, 55.6, 1, 1, 1, study=study.replace(patient=Patient(height_cm=180))).row()
+    assert not any(unknown[k] for k in ("heart_rate_bpm", "cardiac_output_l_per_min", "bsa_m2", "edv_index_ml_per_m2"))
+
+
+def test_what_the_header_says_of_the_patient_and_what_a_table_says_first(run, tmp_path):
+    write_study(tmp_path / "in", "ukb_like", 0, "a", phases=4, other_views=False)
+    for file in (tmp_path / "in").rglob("*.dcm"):
+        header = pydicom.dcmread(file)
+        header.PatientSize, header.PatientWeight, header.NominalInterval = "1.8", "80", "1000"
+        header.save_as(file)
+    assert read_study(tmp_path / "in" / "a").patient == Patient(180.0, 80.0, 60.0)
+    (tmp_path / "patients.csv").write_text("study_id,height_cm,weight_kg\na,180,45\n")
+    words = ["predict", str(tmp_path / "in"), "--run", str(run), "--csv", str(tmp_path / "out.csv"), "--patients"]
+    assert main([*words, str(tmp_path / "patients.csv")]) == 0
+    row, = rows(tmp_path / "out.csv")
+    assert (row["bsa_m2"], row["heart_rate_bpm"], row["model"]) == ("1.50", "60.00", "run")
+    (tmp_path / "wrong.csv").write_text("study_id,height_cm\na,tall\n")
+    assert main([*words, str(tmp_path / "wrong.csv")]) == 2
+
+
+def test_the_page_names_every_column_in_order():
+    page = (Path(__file__).parents[1] / "docs" / "predict.md").read_text()
+    cells = [line.split("|")[1] for line in page.splitlines() if line.startswith("| `")]
+    assert re.findall(r"`(\w+)`", " ".join(cells)) == list(COLUMNS)

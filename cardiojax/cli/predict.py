@@ -15,7 +15,7 @@ from rich.progress import track
 from tyro.conf import Positional
 
 from cardiojax.errors import InputError, StudyError, one_line
-from cardiojax.study import Cine, Study
+from cardiojax.study import Cine, Patient, Study
 
 if TYPE_CHECKING:
     from cardiojax.models.prediction import Prediction
@@ -45,6 +45,9 @@ class Predict:
     """Phase of the ES frame."""
     frames: Path | None = None
     """CSV with columns study_id, ed and es: the phases of each study that it names."""
+    patients: Path | None = None
+    """CSV with columns study_id, height_cm, weight_kg and heart_rate_bpm, as far as they are known: for indices by body
+    surface area and the cardiac output. It goes before what the files say."""
     series: str | None = None
     """Number of the DICOM series to read, or a part of its description or folder."""
     resume: bool = False
@@ -70,7 +73,7 @@ def main(argv: list[str]) -> int:
     from cardiojax.preparation import prepare
     from cardiojax.readers import read_cine, read_study, study_id_of
 
-    model, named = load_measuring(args.run), phases_of(args.frames)
+    model, named, patients = load_measuring(args.run), phases_of(args.frames), patients_of(args.patients)
     if args.curves and not model.finds_phases:
         raise InputError(f"--curves: {args.run} does not see volumes over the cycle; a contours run does")
     given = None if args.ed is None else (args.ed, args.es)
@@ -82,6 +85,8 @@ def main(argv: list[str]) -> int:
         phases = named.get(study_id_of(path), given)
         study = read_cine(path, args.series) if model.finds_phases and not phases else read_study(
             path, phases, args.series)
+        if known := patients.get(study_id_of(path)):
+            study = dataclasses.replace(study, patient=dataclasses.replace(study.patient, **known))
         return study if isinstance(study, Cine) else prepare(study)
 
     done, failed = 0, []
@@ -200,3 +205,16 @@ def phases_of(table: Path | None) -> dict[str, tuple[int, int]]:
             return {row["study_id"]: (int(row["ed"]), int(row["es"])) for row in csv.DictReader(stream)}
     except (OSError, KeyError, TypeError, ValueError, csv.Error) as error:
         raise InputError(f"--frames: {table} is no table of study_id, ed and es ({one_line(error)})") from None
+
+
+def patients_of(table: Path | None) -> dict[str, dict[str, float]]:
+    """study_id → what is known of its patient, by the fields of `Patient`. Raises InputError in one line."""
+    if table is None:
+        return {}
+    fields = [field.name for field in dataclasses.fields(Patient)]
+    try:
+        with table.open(newline="") as stream:
+            return {row["study_id"]: {f: float(row[f]) for f in fields if row.get(f)} for row in csv.DictReader(stream)}
+    except (OSError, KeyError, TypeError, ValueError, csv.Error) as error:
+        raise InputError(f"--patients: {table} is no table of study_id, {', '.join(fields)} ({one_line(error)})"
+                         ) from None

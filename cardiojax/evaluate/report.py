@@ -39,8 +39,7 @@ def evaluate(model: MeasuringModel, split: Split, out: Path) -> dict:
         accumulator.add(np.array([[p.edv_ml, p.esv_ml]]), study.volumes_ml[None])
         true = with_ef(np.asarray(study.volumes_ml, np.float64)[None])[0]
         rows.append({**p.row(), **{f"true_{name}": f"{v:.2f}" for name, v in
-                                   zip(("edv_ml", "esv_ml", "ef_percent"), true, strict=True)},
-                     "slices": len(study), "slice_spacing_mm": f"{study.slice_spacing_mm:g}"})
+                                   zip(("edv_ml", "esv_ml", "ef_percent"), true, strict=True)}})
     predicted, truth = (with_ef(np.concatenate(v)) for v in (accumulator.predicted, accumulator.truth))
     groups = statistics.subgroups(truth[:, 2], split.n_slices, split.slice_spacing_mm)
     result = {**accumulator.result(), "ef_classes": statistics.ef_classes(predicted[:, 2], truth[:, 2]),

@@ -156,7 +156,7 @@ class ContoursModel(MeasuringModel):
                 study.study_id, *map(float, mean[i]), float(ef[i]), *map(float, std[i]), float(ef_std[i]),
                 bool(reasons), "; ".join(reasons), *(p_below(limit, ef[i], ef_std[i]) for limit in (40.0, 50.0)),
                 *(study.frame_numbers or (None, None)), *rv, mass_g,
-                study=study.replace(masks=np.moveaxis(seen.labels[i, :n], 1, -1)))
+                model=self.name, study=study.replace(masks=np.moveaxis(seen.labels[i, :n], 1, -1)))
 
     def curve(self, cine: Cine) -> Curve:
         """The volumes of every phase of a cine as read (uncalibrated; one view)."""

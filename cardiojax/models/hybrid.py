@@ -105,7 +105,7 @@ class HybridModel(MeasuringModel):
                 seen, edv_ml=float(mean[i, 0]), esv_ml=float(mean[i, 1]), ef_percent=float(ef[i]),
                 edv_std_ml=float(std[i, 0]), esv_std_ml=float(std[i, 1]), ef_std_percent=float(ef_std[i]),
                 refer=bool(reasons), reasons="; ".join(reasons), p_ef_below_40=p_below(40.0, ef[i], ef_std[i]),
-                p_ef_below_50=p_below(50.0, ef[i], ef_std[i]))
+                p_ef_below_50=p_below(50.0, ef[i], ef_std[i]), model=self.name)
 
     def curve(self, cine: Cine) -> Curve:
         """As `ContoursModel.curve`."""

@@ -29,6 +29,11 @@ class MeasuringModel(abc.ABC):
     sees_masks = False         # whether predictions bring a study with masks
     finds_phases = False       # whether `predict` takes a whole `Cine`, and finds ED and ES in it
 
+    @property
+    def name(self) -> str:
+        """Of the run, for tables."""
+        return "" if self.path is None else Path(self.path).absolute().name
+
     @abc.abstractmethod
     def predictions(self, studies: Sequence[Study], fill_to: int = 0, slices: int = 0) -> Iterator[Prediction]:
         """Predictions of one batch of prepared studies, padded to so many studies and slices."""

@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Array, Float
 from scipy.special import ndtr
 
+from cardiojax import __version__
 from cardiojax.models.curve import Curve
 from cardiojax.study import Study
 
@@ -24,12 +25,13 @@ WIDE_EF_PERCENT = 15.0     # where the deviation of EF is larger
 class Prediction:
     """LV volumes of one study with standard deviations; `refer` where a person should look, with `reasons`.
 
-    The fields but for the last two are the columns of every CSV of predictions, in this order.
+    The fields but for the last two, and then the properties in `DERIVED`, are the columns of every CSV of predictions.
+    Volumes count papillary muscles and trabeculae as blood, as the masks do that the models learn from.
 
     p_ef_below_40, p_ef_below_50: probabilities, of a normal distribution with these deviations.
     ed_frame, es_frame: 1-based phases of the cine that were measured, None where the study has two frames alone.
     rv_edv_ml … peak_filling_ml_per_s: None of models that do not see the RV or the myocardium, and of studies that were
-        no cine with known times.
+        no cine with known times. model: the run's name.
     study: as it was measured, prepared, with the masks that were seen in it; curve: the volumes over the cine.
     """
 
@@ -51,8 +53,56 @@ class Prediction:
     lv_mass_g: float | None = None
     peak_ejection_ml_per_s: float | None = None
     peak_filling_ml_per_s: float | None = None
+    model: str = ""
     study: Study | None = dataclasses.field(default=None, repr=False, compare=False)
     curve: Curve | None = dataclasses.field(default=None, repr=False, compare=False)
+
+    @property
+    def sv_ml(self) -> float:
+        return self.edv_ml - self.esv_ml
+
+    @property
+    def heart_rate_bpm(self) -> float | None:
+        return None if self.study is None else self.study.patient.heart_rate_bpm
+
+    @property
+    def cardiac_output_l_per_min(self) -> float | None:
+        return None if self.heart_rate_bpm is None else self.sv_ml * self.heart_rate_bpm / 1000
+
+    @property
+    def bsa_m2(self) -> float | None:
+        return None if self.study is None else self.study.patient.bsa_m2
+
+    @property
+    def edv_index_ml_per_m2(self) -> float | None:
+        return self._by_surface(self.edv_ml)
+
+    @property
+    def esv_index_ml_per_m2(self) -> float | None:
+        return self._by_surface(self.esv_ml)
+
+    @property
+    def sv_index_ml_per_m2(self) -> float | None:
+        return self._by_surface(self.sv_ml)
+
+    @property
+    def lv_mass_index_g_per_m2(self) -> float | None:
+        return self._by_surface(self.lv_mass_g)
+
+    def _by_surface(self, value: float | None) -> float | None:
+        return None if value is None or self.bsa_m2 is None else value / self.bsa_m2
+
+    @property
+    def slices(self) -> int | None:
+        return None if self.study is None else len(self.study)
+
+    @property
+    def slice_spacing_mm(self) -> float | None:
+        return None if self.study is None else float(self.study.slice_spacing_mm)
+
+    @property
+    def version(self) -> str:
+        return __version__
 
     def row(self) -> dict[str, str]:
         """As the CSVs hold it: two decimals, `refer` 0 or 1, nothing for None."""
@@ -64,7 +114,10 @@ class Prediction:
         return {c: text(getattr(self, c)) for c in COLUMNS}
 
 
-COLUMNS = tuple(field.name for field in dataclasses.fields(Prediction) if field.compare)
+DERIVED = ("sv_ml", "heart_rate_bpm", "cardiac_output_l_per_min", "bsa_m2", "edv_index_ml_per_m2",
+           "esv_index_ml_per_m2", "sv_index_ml_per_m2", "lv_mass_index_g_per_m2", "slices", "slice_spacing_mm",
+           "version")
+COLUMNS = (*(field.name for field in dataclasses.fields(Prediction) if field.compare), *DERIVED)
 
 
 def ef_with_std(mean_ml: Float[Array, "b 2"], std_ml: Float[Array, "b 2"], correlation: Float[Array, ""]

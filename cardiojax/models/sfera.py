@@ -185,7 +185,7 @@ class SferaModel(MeasuringModel):
             yield Prediction(
                 study.study_id, *map(float, mean[i]), float(ef[i]), *map(float, std[i]), float(ef_std[i]),
                 bool(reasons), "; ".join(reasons), *(p_below(limit, ef[i], ef_std[i]) for limit in (40.0, 50.0)),
-                *(study.frame_numbers or (None, None)), study=study)
+                *(study.frame_numbers or (None, None)), study=study, model=self.name)
 
 
 def calibration_of(run: Path) -> Calibration:

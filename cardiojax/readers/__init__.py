@@ -6,6 +6,7 @@ from cardiojax.errors import StudyError
 from cardiojax.readers.dicom import read_dicom_cine, read_dicom_study
 from cardiojax.readers.nifti import (
     acdc_info,
+    acdc_patient,
     existing,
     read_acdc,
     read_nifti_cine,
@@ -66,7 +67,8 @@ def _two_frames(folder: Path, name: str) -> Study | None:
         cine = cine_of(folder)
         if cine and not any(folder.glob(f"{folder.name}_frame*")):
             info = acdc_info(folder)
-            return read_nifti_cine(cine, (int(info["ED"]), int(info["ES"])), name)
+            study = read_nifti_cine(cine, (int(info["ED"]), int(info["ES"])), name)
+            return study.replace(patient=acdc_patient(info))
         return read_acdc(folder)
     if pair := pair_of(folder):
         ed, es = (existing(folder, stem) for stem in pair)

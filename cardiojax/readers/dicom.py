@@ -44,7 +44,7 @@ def read_dicom_study(path: Path, frames: tuple[int, int] | None = None, masks: t
                            for m, phase in zip(masks, ("ED", "ES"), strict=True)], axis=-1)
     return Study(study_id=study_id, frames=stack.frames, masks=labels, slice_spacing_mm=stack.spacing_mm,
                  positions_mm=stack.positions_mm, pixel_spacing_mm=stack.planes[0].spacing_mm, frame_numbers=(ed, es),
-                 notes=stack.notes)
+                 notes=stack.notes, patient=stack.patient)
 
 
 def read_dicom_cine(path: Path, study_id: str | None = None, series: str | None = None) -> Cine:
@@ -60,7 +60,8 @@ def read_dicom_cine(path: Path, study_id: str | None = None, series: str | None 
     if phase_ms is not None and not (np.diff(phase_ms) > 0).all():
         phase_ms = None
     return Cine(study_id, stack.frames, slice_spacing_mm=stack.spacing_mm, positions_mm=stack.positions_mm,
-                pixel_spacing_mm=stack.planes[0].spacing_mm, notes=stack.notes, phase_ms=phase_ms, numbers=numbers)
+                pixel_spacing_mm=stack.planes[0].spacing_mm, notes=stack.notes, phase_ms=phase_ms, numbers=numbers,
+                patient=stack.patient)
 
 
 def acquired(path: Path, study_id: str | None, series: str | None) -> tuple[str, list[Acquisition], np.ndarray]:

@@ -46,7 +46,10 @@ class Image:
     slice_location: float | None
     description: str        # SeriesDescription, else ProtocolName, else the folder's name
     study_uid: str
-    patient: str
+    patient: str            # PatientID
+    height_m: float | None = None
+    weight_kg: float | None = None
+    heart_rate_bpm: float | None = None            # HeartRate; see also cycle_ms
     frame: int | None = None                       # of an object of many frames, from 0
     rescale: tuple[float, float] = (1.0, 0.0)      # of such a frame: slope, intercept
 
@@ -211,9 +214,11 @@ def plane_of(header: pydicom.Dataset, orientation: pydicom.Dataset, position: py
                  (int(header.Rows), int(header.Columns)))
 
 
-def described(file: Path, header: pydicom.Dataset) -> dict[str, str]:
+def described(file: Path, header: pydicom.Dataset) -> dict[str, Any]:
     return {"description": str(header.get("SeriesDescription") or header.get("ProtocolName") or file.parent.name),
-            "study_uid": str(header.get("StudyInstanceUID") or ""), "patient": str(header.get("PatientID") or "")}
+            "study_uid": str(header.get("StudyInstanceUID") or ""), "patient": str(header.get("PatientID") or ""),
+            "height_m": optional(header, "PatientSize", float), "weight_kg": optional(header, "PatientWeight", float),
+            "heart_rate_bpm": optional(header, "HeartRate", float)}
 
 
 def optional(header: pydicom.Dataset, tag: str, kind: Callable[[Any], Number]) -> Number | None:

@@ -13,7 +13,7 @@ from nibabel.spatialimages import HeaderDataError
 from cardiojax.errors import StudyError, one_line
 from cardiojax.readers import geometry
 from cardiojax.readers.cycle import ed_es_phases
-from cardiojax.study import Cine, Study
+from cardiojax.study import Cine, Patient, Study
 from cardiojax.units import LV
 
 log = logging.getLogger("cardiojax")
@@ -129,7 +129,18 @@ def read_acdc(folder: Path) -> Study:
     frames = tuple(existing(folder, stem) for stem in stems)
     masks = tuple(existing(folder, f"{stem}_gt", required=False) for stem in stems)
     study = read_nifti_study(frames, masks if all(masks) else None, ACDC_LABELS, folder.name)
-    return study.replace(frame_numbers=(int(info["ED"]), int(info["ES"])))
+    return study.replace(frame_numbers=(int(info["ED"]), int(info["ES"])), patient=acdc_patient(info))
+
+
+def acdc_patient(info: dict[str, str]) -> Patient:
+    """Height (cm) and weight (kg) of Info.cfg, where they are numbers."""
+    def number(key: str) -> float | None:
+        try:
+            return float(info[key])
+        except (KeyError, ValueError):
+            return None
+
+    return Patient(number("Height"), number("Weight"))
 
 
 def acdc_info(folder: Path) -> dict[str, str]:

@@ -12,6 +12,7 @@ from cardiojax.readers.dicom_header import Image
 from cardiojax.readers.geometry import Plane
 from cardiojax.readers.phases import Acquisition, numbered
 from cardiojax.readers.series import PARALLEL
+from cardiojax.study import Patient
 
 log = logging.getLogger("cardiojax")
 
@@ -36,6 +37,15 @@ class Stack:
     positions_mm: np.ndarray
     spacing_mm: float
     notes: tuple[str, ...]
+
+    @property
+    def patient(self) -> Patient:
+        """Height and weight as the first image says; the heart rate that it says, or the usual distance of R waves."""
+        images = [i for a in self.acquisitions for i in a.images]
+        rates = [i.heart_rate_bpm for i in images if i.heart_rate_bpm] or [
+            60_000 / i.cycle_ms for i in images if i.cycle_ms]
+        return Patient(None if not images[0].height_m else 100 * images[0].height_m, images[0].weight_kg or None,
+                       float(np.median(rates)) if rates else None)
 
 
 def group(images: list[Image], study_id: str) -> tuple[list[Acquisition], np.ndarray]:

@@ -1,0 +1,52 @@
+"""The tables of docs/contours.md, out of the committed results: `python benchmarks/contours_table.py`."""
+
+import json
+from pathlib import Path
+
+RESULTS = Path(__file__).parent / "results"
+VOLUMES = {"contours_small_acdc": "contours", "sfera_small_acdc_same_split": "SFERA", "hybrid_small_acdc": "hybrid"}
+
+
+def volumes(results: dict[str, dict]) -> str:
+    """Errors on held-out studies, a row a model."""
+    rows = ["| trained on `acdc:train` (70 patients), tested on `acdc:test` (20) | EDV RMSE (bias), ml | ESV RMSE (bias), "
+            "ml | EF RMSE, points | EF MAE [95 %], points | training |", "|---|---|---|---|---|---|"]
+    for file, name in VOLUMES.items():
+        r = results[file]
+        low, high = r["ef"]["mae_ci95"]
+        rows.append(f"| {name}, `{file}.json` | {r['edv']['rmse']:.1f} ({r['edv']['bias']:+.1f}) | "
+                    f"{r['esv']['rmse']:.1f} ({r['esv']['bias']:+.1f}) | {r['ef']['rmse']:.1f} | {r['ef']['mae']:.1f} "
+                    f"[{low:.1f}, {high:.1f}] | {r['training']} |")
+    return "\n".join(rows)
+
+
+def masks(result: dict) -> str:
+    """Dice and 95 % Hausdorff distance, a row a label and phase."""
+    rows = ["| | Dice | base | middle | apex | HD95 (mm) | Dice before cleaning |", "|---|---|---|---|---|---|---|"]
+    found, before = result["masks"], result["masks_before_cleaning"]
+    for label in ("LV", "myocardium", "RV"):
+        for phase in ("ed", "es"):
+            key = f"{label}_{phase}"
+            dice = [found[f"dice_{key}{level}"]["mean"] for level in ("", "_base", "_middle", "_apex")]
+            rows.append(f"| {label}, {phase.upper()} | {' | '.join(f'{d:.3f}' for d in dice)} | "
+                        f"{found[f'hd95_mm_{key}']['mean']:.1f} | {before[f'dice_{key}']['mean']:.3f} |")
+    return "\n".join(rows)
+
+
+def phases(result: dict) -> str:
+    """How many of the cines have ED and ES within one phase of the marked ones."""
+    rows = ["| within one phase | ED | ES |", "|---|---|---|"]
+    return "\n".join(rows + [f"| {name} | {found['ED']} | {found['ES']} |"
+                             for name, found in result["within_one"].items()])
+
+
+def read(name: str) -> dict:
+    return json.loads((RESULTS / f"{name}.json").read_text())
+
+
+def tables() -> list[str]:
+    return [volumes({name: read(name) for name in VOLUMES}), masks(read("contours_small_acdc")), phases(read("ed_es"))]
+
+
+if __name__ == "__main__":
+    print("\n\n".join(tables()))
