@@ -78,7 +78,9 @@ def test_agreement_of_a_study_by_hand():
     ([99, 80, 50, 40, 60, 100], (1, 4)),                     # as large as the last: the R wave decides
     ([60, 100, 101, 99, 60, 40], (3, 6)),                    # the middle of a flat top
     ([100, 70, 41, 40, 41, 80], (1, 4)),                     # the middle of a flat bottom
-    ([100, 70, 40, 41, 80, 90], (1, 3)),
+    ([100, 70, 40, 41, 80, 90], (1, 4)),                     # of two the later
+    ([99, 98, 99, 98, 40, 60, 99, 100], (1, 5)),             # flat through diastole: the R wave decides
+    ([65, 66, 67, 65, 59, 53, 44, 37, 36, 36, 31, 39], (3, 11)),
     ([40, 100], (2, 1)),                                     # of two the larger is ED
     ([50, 50, 50, 50], (1, 2)),                              # nothing moves
 ])

@@ -7,6 +7,7 @@ from jaxtyping import Bool, Float
 from scipy import ndimage
 
 FLAT = 0.05                # of the stroke volume: phases that differ by less count as equally large
+LONG = 0.4                 # of the cycle
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,9 +31,9 @@ class Curve:
 def found_phases(lv_ml: Float[np.ndarray, " t"]) -> tuple[int, int]:
     """1-based ED and ES: the largest and the smallest LV.
 
-    Neighbours that differ from it by less than `FLAT` count as equally large or small: ES is the middle of them, ED the
-    first phase, which the R wave starts, where that is one of them, and else their middle (of two in the middle the
-    later one at ED, the earlier one at ES).
+    Neighbours that differ from it by less than `FLAT` count as equally large or small, and the middle one of them is
+    taken, of two the later. A top that is flat for most of diastole (`LONG`) says too little: there ED is the first
+    phase, which the R wave starts, where that is one of them.
     """
     lv_ml = np.asarray(lv_ml, np.float64)
     if not np.ptp(lv_ml):
@@ -40,9 +41,8 @@ def found_phases(lv_ml: Float[np.ndarray, " t"]) -> tuple[int, int]:
     flat = FLAT * (lv_ml.max() - lv_ml.min())
     top, bottom = _neighbours(lv_ml >= lv_ml.max() - flat, int(lv_ml.argmax())), _neighbours(
         lv_ml <= lv_ml.min() + flat, int(lv_ml.argmin()))
-    ed = 0 if 0 in top else top[len(top) // 2]
-    es = bottom[(len(bottom) - 1) // 2]
-    return ed + 1, es + 1
+    ed = 0 if 0 in top and len(top) > LONG * len(lv_ml) else top[len(top) // 2]
+    return ed + 1, bottom[len(bottom) // 2] + 1
 
 
 def _neighbours(flat: Bool[np.ndarray, " t"], start: int) -> list[int]:
