@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 RESULTS = Path(__file__).parent / "results"
-VOLUMES = {"contours_small_acdc": "contours", "sfera_small_acdc_same_split": "SFERA", "hybrid_small_acdc": "hybrid"}
+VOLUMES = {"contours_small_acdc": "contours", "sfera_small_acdc": "SFERA", "hybrid_small_acdc": "hybrid"}
 
 
 def volumes(results: dict[str, dict]) -> str:
