@@ -74,7 +74,7 @@ def main(argv: list[str]) -> int:
     from cardiojax.readers import read_cine, read_study, study_id_of
 
     model, named, patients = load_measuring(args.run), phases_of(args.frames), patients_of(args.patients)
-    if args.curves and not model.finds_phases:
+    if args.curves and not model.sees_masks:
         raise InputError(f"--curves: {args.run} does not see volumes over the cycle; a contours run does")
     given = None if args.ed is None else (args.ed, args.es)
     args.csv.parent.mkdir(parents=True, exist_ok=True)
@@ -83,7 +83,7 @@ def main(argv: list[str]) -> int:
 
     def read(path: Path) -> Study | Cine:
         phases = named.get(study_id_of(path), given)
-        study = read_cine(path, args.series) if model.finds_phases and not phases else read_study(
+        study = read_cine(path, args.series) if model.sees_masks and not phases else read_study(
             path, phases, args.series)
         if known := patients.get(study_id_of(path)):
             study = dataclasses.replace(study, patient=dataclasses.replace(study.patient, **known))

@@ -96,7 +96,7 @@ class ContoursModel(MeasuringModel):
     the volumes of every phase. See `cardiojax.load`.
     """
 
-    sees_masks = finds_phases = True
+    sees_masks = True
 
     def __init__(self, config: ContoursConfig, labels: tuple[int, ...], params: nnx.State, stats: nnx.State,
                  calibration: SoftCalibration, mean_predictor: Float[np.ndarray, "3"], path: Path | None = None,

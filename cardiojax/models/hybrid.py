@@ -59,7 +59,7 @@ def volumes_and_stds(predictions: Sequence[Prediction]) -> Float[np.ndarray, "n 
 class HybridModel(MeasuringModel):
     """A contours model and a SFERA as one. Masks, phases and curves are the contours'. See `cardiojax.load`."""
 
-    sees_masks = finds_phases = True
+    sees_masks = True
 
     def __init__(self, contours: ContoursModel, sfera: SferaModel, blend: Blend, path: Path | None = None,
                  settings: dict[str, Any] | None = None):

@@ -18,6 +18,7 @@ from cardiojax.preparation import SIZE_PX
 from cardiojax.units import LABELS, LV, MYOCARDIUM
 
 COARSE_PX, FINE_PX = 80, 112               # 75 pixels of 2 mm, padded; pixels of 1 mm
+BEFORE_PX = (COARSE_PX - SIZE_PX // 2) // 2     # black rows and columns before the 75
 VIEWS = (0, 3, 4, 7, 1, 2, 5, 6)           # bits: rows flipped, columns flipped, transposed; any first few are diverse
 
 
@@ -97,16 +98,14 @@ def halved_mean(images: Float[Array, "n h w c"]) -> Float[Array, "n h2 w2 c"]:
 
 def padded_coarse(images: Float[Array, "n 150 150 c"]) -> Float[Array, "n 80 80 c"]:
     """At 2 mm, with black round it up to a size that the first network takes."""
-    low = (COARSE_PX - SIZE_PX // 2) // 2
-    high = COARSE_PX - SIZE_PX // 2 - low
-    return jnp.pad(halved_mean(images), ((0, 0), (low, high), (low, high), (0, 0)))
+    black = BEFORE_PX, COARSE_PX - SIZE_PX // 2 - BEFORE_PX
+    return jnp.pad(halved_mean(images), ((0, 0), black, black, (0, 0)))
 
 
 def heart_centre(seen: Float[Array, "b s t 80 80 4"]) -> Int[Array, "b 2"]:
     """The whole pixel of 1 mm next to the heart's centre, of the first look at a study; from the image's centre."""
     heart = (seen[..., LV] + seen[..., MYOCARDIUM]).sum((1, 2))
-    low = (COARSE_PX - SIZE_PX // 2) // 2                      # `padded_coarse` moves the image's centre
-    offset = COARSE_PX / 2 - SIZE_PX / 4 - low
+    offset = COARSE_PX / 2 - SIZE_PX / 4 - BEFORE_PX           # `padded_coarse` moves the image's centre
     return jnp.round(2 * (jax.vmap(centroid)(heart) + offset)).astype(jnp.int32)
 
 

@@ -26,8 +26,7 @@ class MeasuringModel(abc.ABC):
     mean_predictor: Float[np.ndarray, "3"]
     path: Path | None
     settings: dict[str, Any]
-    sees_masks = False         # whether predictions bring a study with masks
-    finds_phases = False       # whether `predict` takes a whole `Cine`, and finds ED and ES in it
+    sees_masks = False         # whether predictions bring a study with masks, and `predict` finds ED and ES of a `Cine`
 
     @property
     def name(self) -> str:
@@ -39,7 +38,7 @@ class MeasuringModel(abc.ABC):
         """Predictions of one batch of prepared studies, padded to so many studies and slices."""
 
     def curve(self, cine: Cine) -> Curve:
-        """The volumes of every phase, of a model that `finds_phases`."""
+        """The volumes of every phase, of a model that `sees_masks`."""
         raise InputError(f"{self.path} does not see volumes over the cycle; contours do")
 
     def predict(self, study: str | Path | Study | Cine, centre: str = "motion") -> Prediction:
@@ -50,7 +49,7 @@ class MeasuringModel(abc.ABC):
         """
         if not isinstance(study, Study | Cine):
             from cardiojax.readers import read_cine, read_study  # late: a study at hand needs no DICOM library
-            study = read_cine(Path(study)) if self.finds_phases else read_study(Path(study))
+            study = read_cine(Path(study)) if self.sees_masks else read_study(Path(study))
         if isinstance(study, Study):
             return next(self.predictions([study if is_prepared(study) else prepare(study, centre)]))
         curve = self.curve(study)

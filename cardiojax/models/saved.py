@@ -1,4 +1,4 @@
-"""Reads a run folder: config.json, metrics.jsonl, and the arrays of model.npz as network states."""
+"""The files of a run folder: config.json, metrics.jsonl, and the arrays of model.npz as network states."""
 
 import json
 from pathlib import Path
@@ -9,6 +9,8 @@ import numpy as np
 from flax import nnx
 
 from cardiojax.errors import RunError
+from cardiojax.files import write_text
+from cardiojax.provenance import commit, versions
 
 FORMAT = 1
 TASKS = {"sfera": "SFERA", "gaugan": "GauGAN", "contours": "contours", "hybrid": "hybrid"}
@@ -29,6 +31,12 @@ def read_config(path: Path, task: str | None = None) -> dict[str, Any]:
     if task is not None and config["task"] != task:
         raise RunError(f"{path} is a {config['task']} run, not a {TASKS[task]} run")
     return config
+
+
+def write_config(run: Path, settings: dict[str, Any]):
+    """config.json of a run folder: these settings, the format, and which code wrote it."""
+    write_text(Path(run) / "config.json", json.dumps(
+        {"format": FORMAT, **settings, "versions": versions(), "commit": commit()}, indent=2))
 
 
 def read_metrics(run: Path) -> list[dict[str, Any]]:

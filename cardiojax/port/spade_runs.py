@@ -1,7 +1,6 @@
 """NVlabs/SPADE state dicts ↔ run folders."""
 
 import dataclasses
-import json
 import re
 from pathlib import Path
 
@@ -10,13 +9,12 @@ from flax import nnx
 
 from cardiojax.config import GauganNetConfig
 from cardiojax.errors import InputError, RunError
-from cardiojax.files import write_arrays, write_text
+from cardiojax.files import write_arrays
 from cardiojax.models.gaugan import build_discriminator, build_generator, net_config, read_model, split_net
-from cardiojax.models.saved import FORMAT, flatten, read_config
+from cardiojax.models.saved import flatten, read_config, write_config
 from cardiojax.nets.gaugan import UPSAMPLINGS, Upsamplings
 from cardiojax.port import foreign
 from cardiojax.port.spade import fill, to_nvlabs
-from cardiojax.provenance import commit, versions
 
 
 def bring(source: Path, target: Path, discriminator: Path | None, upsamplings: Upsamplings) -> GauganNetConfig:
@@ -37,10 +35,10 @@ def bring(source: Path, target: Path, discriminator: Path | None, upsamplings: U
         fill(module, theirs[key])
         _, model[name], model[f"{name}_stats"] = split_net(module)
     target.mkdir(parents=True, exist_ok=True)
-    write_text(target / "config.json", json.dumps({
-        "format": FORMAT, "task": "gaugan", "preset": "ported", "config": {"net": dataclasses.asdict(net)},
+    write_config(target, {
+        "task": "gaugan", "preset": "ported", "config": {"net": dataclasses.asdict(net)},
         "labels": list(range(net.classes)), "seed": None, "data": {"training": f"NVlabs/SPADE weights {source.name}"},
-        "parent": None, "versions": versions(), "commit": commit()}, indent=2))
+        "parent": None})
     write_arrays(target / "model.npz", flatten(model))
     return net
 

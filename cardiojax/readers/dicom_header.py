@@ -73,9 +73,13 @@ def dcmread(file: Path, **options) -> pydicom.Dataset:
     """`pydicom.dcmread`, also of a file without preamble and file meta, as old archives hold them."""
     with warnings.catch_warnings():                     # of values that break the standard: a study brings hundreds
         warnings.simplefilter("ignore")
-        bare = begins_with_a_group(file)
-        dataset = pydicom.dcmread(file, force=bare, **options)
-        if bare and "TransferSyntaxUID" not in dataset.file_meta:
+        try:
+            return pydicom.dcmread(file, **options)
+        except pydicom.errors.InvalidDicomError:
+            if not begins_with_a_group(file):
+                raise
+        dataset = pydicom.dcmread(file, force=True, **options)
+        if "TransferSyntaxUID" not in dataset.file_meta:
             dataset.file_meta.TransferSyntaxUID = (
                 ImplicitVRLittleEndian if dataset.original_encoding[0] else ExplicitVRLittleEndian)
         return dataset

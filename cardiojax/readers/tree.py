@@ -10,7 +10,7 @@ from cardiojax.readers.ukbb import NAME as UKBB_NAME
 
 log = logging.getLogger("cardiojax")
 
-NIFTI_PAIRS = (("sa_ED", "sa_ES"), ("ED", "ES"))
+NIFTI_PAIRS = (("sa_ED", "sa_ES"), ("ED", "ES"), ("sax_ed", "sax_es"))
 NIFTI = (".nii", ".nii.gz")
 LABELS = ("_gt", "_seg", "_label", "_labels", "_mask", "-seg", "-label", "-mask")     # after an image's name
 
@@ -113,7 +113,7 @@ def pair_of(folder: Path) -> tuple[str, str] | None:
     """The names of a folder's ED and ES images, without their ending, where it has either: sa_ED, ED, sax_ed (CineMA),
     or one of these after the folder's name (M&Ms' CODE_sa_ED)."""
     for before in ("", f"{folder.name}_"):
-        for ed, es in (*NIFTI_PAIRS, ("sax_ed", "sax_es")):
+        for ed, es in NIFTI_PAIRS:
             pair = before + ed, before + es
             if any(existing(folder, stem, required=False) for stem in pair):
                 return pair

@@ -7,6 +7,8 @@ from jaxtyping import Float
 from cardiojax.evaluate.statistics import recalibration
 from cardiojax.models.prediction import ef_with_std
 
+MIN_STUDIES = 5                # to fit a calibration on, or a blend
+
 
 def fit_deviations(mean_ml: Float[np.ndarray, "n 2"], std_ml: Float[np.ndarray, "n 2"], truth: Float[np.ndarray, "n 3"]
                    ) -> tuple[Float[np.ndarray, "3"], np.float32]:

@@ -37,13 +37,12 @@ from cardiojax.preparation import SIZE_PX
 from cardiojax.preparation.augment import augment, augment_labelled, labelled_planes, study_keys
 from cardiojax.preparation.batch import batch_of
 from cardiojax.train import loop, losses, parallel
-from cardiojax.train.calibration import fit_deviations
+from cardiojax.train.calibration import MIN_STUDIES, fit_deviations
 from cardiojax.train.state import State, first_state, updated, volume_score
 from cardiojax.units import LV
 
 STATISTICS_BATCHES = 20        # of training frames, that the batch statistics are re-estimated from
 STUDIES = 2                    # that a device measures at a time
-MIN_STUDIES = 5                # with volumes, to fit a calibration on
 
 
 class ContoursTask:

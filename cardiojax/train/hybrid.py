@@ -1,6 +1,5 @@
 """How contours and a SFERA are put together: shares and deviations, from studies that neither was trained on."""
 
-import json
 import logging
 from pathlib import Path
 
@@ -10,17 +9,13 @@ from jaxtyping import Float
 from cardiojax.data import Split, max_slices, open_split
 from cardiojax.errors import DataError, RunError
 from cardiojax.evaluate.metrics import with_ef
-from cardiojax.files import write_text
 from cardiojax.models.contours import ContoursModel
 from cardiojax.models.hybrid import Blend, HybridModel, blended, volumes_and_stds
-from cardiojax.models.saved import FORMAT
+from cardiojax.models.saved import write_config
 from cardiojax.models.sfera import SferaModel
-from cardiojax.provenance import commit, versions
-from cardiojax.train.calibration import fit_deviations
+from cardiojax.train.calibration import MIN_STUDIES, fit_deviations
 
 log = logging.getLogger("cardiojax")
-
-MIN_STUDIES = 5
 
 
 def combine(contours_run: Path, sfera_run: Path, split_name: str, data_dir: Path, run: Path) -> HybridModel:
@@ -36,12 +31,12 @@ def combine(contours_run: Path, sfera_run: Path, split_name: str, data_dir: Path
                             f"{', '.join(sorted(shared)[:3])}")
     blend = fitted(contours, sfera, split)
     run.mkdir(parents=True, exist_ok=True)
-    settings = {"format": FORMAT, "task": "hybrid", "contours": contours.settings, "sfera": sfera.settings,
+    settings = {"task": "hybrid", "contours": contours.settings, "sfera": sfera.settings,
                 "data": {"blend": split_name}, "seed": contours.settings["seed"], "parent": None,
-                "parents": [str(contours_run), str(sfera_run)], "versions": versions(), "commit": commit()}
+                "parents": [str(contours_run), str(sfera_run)]}
     model = HybridModel(contours, sfera, blend, run, settings)
     model.save(run / "model.npz")
-    write_text(run / "config.json", json.dumps(settings, indent=2))
+    write_config(run, settings)
     log.info("of EDV %.0f %% are the contours', of ESV %.0f %%; both EFs usually differ by %.1f points",
              *(100 * blend.weight), blend.usual_difference_percent)
     return model

@@ -14,9 +14,8 @@ from PIL import Image
 from tensorboardX import SummaryWriter
 
 from cardiojax.errors import RunError
-from cardiojax.files import write_arrays, write_text
-from cardiojax.models.saved import FORMAT, flatten, read_config, read_metrics
-from cardiojax.provenance import commit, versions
+from cardiojax.files import write_arrays
+from cardiojax.models.saved import flatten, read_config, read_metrics, write_config
 
 # of settings that an older config.json lacks
 OLD_DEFAULTS = {"accumulate": 1, "contours": "none", "contours_weight": 1.0}
@@ -51,8 +50,7 @@ class Run:
         elif any(self.path.iterdir()):
             raise RunError(f"{self.path} is neither empty nor a run folder")
         else:
-            write_text(config, json.dumps({"format": FORMAT, **settings, "versions": versions(), "commit": commit()},
-                                          indent=2))
+            write_config(self.path, settings)
 
     def __enter__(self) -> "Run":
         return self
