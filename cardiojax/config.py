@@ -175,7 +175,7 @@ class GauganConfig:
 
 @dataclasses.dataclass(frozen=True)
 class ContoursNetConfig:
-    """Two U-Nets: one sees the whole frame at 2 mm and finds the heart, one sees 112 × 112 mm round it at 1 mm. See
+    """Two U-Nets: one sees the whole frame at 2 mm and finds the heart, one sees 128 × 128 mm round it at 1 mm. See
     `models.contours`."""
 
     coarse_width: int = 8
@@ -195,7 +195,7 @@ class ContoursNetConfig:
         if self.neighbours < 0:
             raise ValueError(f"neighbours must be at least 0, not {self.neighbours}")
         if not 1 <= self.halvings <= 4:
-            raise ValueError(f"halvings is 1 to 4, as 80 and 112 pixels allow, not {self.halvings}")
+            raise ValueError(f"halvings is 1 to 4, as 80 and 128 pixels allow, not {self.halvings}")
 
 
 @dataclasses.dataclass(frozen=True)

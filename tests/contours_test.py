@@ -8,10 +8,11 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from flax import nnx
 
 import cardiojax
 from cardiojax import data, phantom
-from cardiojax.config import CONTOURS_PRESETS, GAUGAN_PRESETS
+from cardiojax.config import CONTOURS_PRESETS, GAUGAN_PRESETS, ContoursNetConfig
 from cardiojax.data.labelled import taught_by_volume
 from cardiojax.data.split import usable
 from cardiojax.errors import DataError, InputError, Preempted
@@ -19,9 +20,12 @@ from cardiojax.models import mask_reader
 from cardiojax.models.contours import UNCALIBRATED, ContoursModel
 from cardiojax.models.looks import (
     crop,
+    halved_mean,
     heart_centre,
+    limited_to,
     new_networks,
     padded_coarse,
+    probabilities,
     turned,
     uncropped,
     with_neighbours,
@@ -133,8 +137,12 @@ def one_step(task, batch, mode, devices):
 
 
 @pytest.mark.slow
-def test_one_device_is_four(mixed, splits):
-    """Gradients (as SGD steps), statistics and metrics: partial labels and stacks of unequal lengths among them."""
+def test_one_device_is_four(mixed, splits, monkeypatch):
+    """Gradients (as SGD steps), statistics and metrics: partial labels and stacks of unequal lengths among them.
+
+    Without the kinks of ReLU and of max pooling, where the last bit of one activation turns a gradient by 0.2 %."""
+    monkeypatch.setattr(nnx, "relu", jax.nn.softplus)
+    monkeypatch.setattr("cardiojax.nets.unet.max_pool_2x2", halved_mean)
     task = ContoursTask(dataclasses.replace(CONFIG, stacks=4), mixed, splits[1])
     batch = next(task.batches(seed=0))
     assert len(set(batch.stacks.n_slices.tolist())) > 1
@@ -145,7 +153,7 @@ def test_one_device_is_four(mixed, splits):
     one, four = (one_step(task, batch, "jit", devices) for devices in (1, 4))
     start = task.init(jax.random.key(0)).params
     for a, b, s in zip(*map(jax.tree.leaves, (one[0], four[0], start)), strict=True):
-        np.testing.assert_allclose(a - s, b - s, rtol=5e-4, atol=5e-6)
+        np.testing.assert_allclose(a - s, b - s, rtol=2e-4, atol=5e-6)
     for a, b in zip(*map(jax.tree.leaves, (one[1:], four[1:])), strict=True):
         np.testing.assert_allclose(a, b, rtol=2e-4, atol=1e-6)
     assert one[2]["volume_error"] > 0
@@ -313,7 +321,7 @@ def test_a_painted_mask_is_looked_for_where_the_heart_is(model, size_px):
     np.testing.assert_allclose(shares.sum(-1), 1)
     assert float(shares[..., LV].sum()) == 400
     at = np.argwhere(np.asarray(shares[0, ..., LV]))
-    np.testing.assert_allclose(at.mean(0), 55.5, atol=1)
+    np.testing.assert_allclose(at.mean(0), 63.5, atol=1)
     assert np.abs(slope[0, rows, columns]).max() > 0
     assert not np.asarray(slope[0, -1 - low - 40 // scale:, :20]).any()
 
@@ -322,3 +330,18 @@ def test_a_reader_sees_one_image(finished):
     with pytest.raises(InputError, match="neighbouring slices"):
         mask_reader.load(str(finished[0]), GAUGAN_PRESETS["tiny"].net)
     assert mask_reader.load("none", GAUGAN_PRESETS["tiny"].net) is None
+
+
+def test_a_label_that_no_mask_shows_is_never_seen():
+    """Else the myocardium is as likely as the background all over the image, and the heart's centre is the image's."""
+    net = ContoursNetConfig(coarse_width=2, width=2, halvings=1)
+    graph, params, stats = new_networks(net, jax.random.key(0))
+    images = jax.random.uniform(jax.random.key(1), (1, 80, 80, 1))
+
+    def seen(params):
+        return probabilities(nnx.merge(graph, params, stats, copy=True)["coarse"], images, 1)
+
+    lv_alone = seen(limited_to((0, 1), params))
+    assert float(lv_alone[..., 2:].max()) == 0
+    assert float(lv_alone[..., LV].min()) > 0
+    np.testing.assert_array_equal(seen(limited_to((0, 1, 2, 3), limited_to((0, 1), params))), seen(params))

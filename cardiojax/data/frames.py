@@ -15,7 +15,7 @@ from cardiojax.data.split import Split
 from cardiojax.errors import DataError
 from cardiojax.preparation import SIZE_PX
 from cardiojax.preparation.batch import halve, halve_mask
-from cardiojax.units import LABELS, LV, MYOCARDIUM
+from cardiojax.units import LABELS
 
 PREVIEWS = 8               # held-out frames that an evaluation shows
 
@@ -97,8 +97,8 @@ def training_batches(frames: Frames, *, size_px: int, batch: int, seed: int, pro
 
 
 def heart_centre_px(masks: UInt8[np.ndarray, "s h w 2"]) -> Float[np.ndarray, "2"]:
-    """(row, column) of the LV and its wall from the image's centre, mean over slices and both phases; 0 without any."""
-    heart = (masks == LV) | (masks == MYOCARDIUM)
+    """(row, column) of all that is labelled, from the image's centre, over slices and both phases; 0 without any."""
+    heart = masks > 0
     rows, columns = heart.sum((0, 2, 3)), heart.sum((0, 1, 3))
     if not rows.sum():
         return np.zeros(2, np.float32)

@@ -1,6 +1,7 @@
 """Two looks at every frame: studies → labels of every pixel, and areas from their probabilities.
 
-The first U-Net sees a whole frame at 2 mm and finds the heart, the second 112 × 112 mm round it at 1 mm. Areas are
+The first U-Net sees a whole frame at 2 mm and finds the heart, the second 128 × 128 mm round it at 1 mm: enough for
+both ventricles (112 × 112 mm round the left one cut an eighth off the right ones of ACDC). Areas are
 sums of probabilities; no threshold and no rule by slice decides them.
 """
 
@@ -15,10 +16,11 @@ from jaxtyping import Array, Float, Int, UInt8
 from cardiojax.config import ContoursNetConfig, jax_dtype
 from cardiojax.nets.unet import UNet
 from cardiojax.preparation import SIZE_PX
-from cardiojax.units import LABELS, LV, MYOCARDIUM
+from cardiojax.units import LABELS
 
-COARSE_PX, FINE_PX = 80, 112               # 75 pixels of 2 mm, padded; pixels of 1 mm
+COARSE_PX, FINE_PX = 80, 128               # 75 pixels of 2 mm, padded; pixels of 1 mm
 BEFORE_PX = (COARSE_PX - SIZE_PX // 2) // 2     # black rows and columns before the 75
+NEVER = -1e4               # the logit of a label that is not taught
 VIEWS = (0, 3, 4, 7, 1, 2, 5, 6)           # bits: rows flipped, columns flipped, transposed; any first few are diverse
 
 
@@ -27,7 +29,7 @@ class Seen(NamedTuple):
 
     areas_mm2: (B, S, T, 4) of each label, by probability. unsure_mm2: Σ p (1 − p), which is large along blurred borders
         and where a whole region is in doubt. Both are 0 on padding.
-    labels: (B, S, T, 150, 150) uint8, the likeliest of each pixel, background outside of 112 × 112 mm.
+    labels: (B, S, T, 150, 150) uint8, the likeliest of each pixel, background outside of 128 × 128 mm.
     centre_px: (B, 2) the heart's (row, column) from the image's centre.
     """
 
@@ -56,6 +58,18 @@ def network_shapes(net: ContoursNetConfig, remat: bool = False) -> tuple[nnx.Gra
     return jax.eval_shape(functools.partial(new_networks, net, remat=remat), jax.random.key(0))
 
 
+def limited_to(labels: tuple[int, ...], params: nnx.State) -> nnx.State:
+    """The parameters of networks that see these labels alone: without it, one that no mask shows is as likely as the
+    background everywhere."""
+    params = jax.tree.map(lambda leaf: leaf, params)
+    for network in params.values():
+        bias = network["head"]["bias"]
+        taught = jnp.isin(jnp.arange(len(LABELS)), jnp.array(labels))
+        before = bias.get_value()
+        bias.set_value(jnp.where(taught, jnp.where(before < NEVER / 2, 0.0, before), NEVER))
+    return params
+
+
 def as_images(frames: UInt8[Array, "b s h w t"], neighbours: int) -> Float[Array, "b s t h w c"]:
     """Prepared frames in [0, 1], with their neighbours as channels."""
     return with_neighbours(frames.transpose(0, 1, 4, 2, 3).astype(jnp.float32) / 255.0, neighbours)
@@ -72,7 +86,7 @@ def first_look(networks: nnx.Dict, images: Float[Array, "b s t 150 150 c"], n_sl
 
 def second_look(networks: nnx.Dict, images: Float[Array, "b s t 150 150 c"], n_slices: Int[Array, " b"],
                 centre_px: Int[Array, "b 2"], views: int) -> Seen:
-    """What is where in the 112 × 112 mm round `centre_px`, by probabilities averaged over so many exact views."""
+    """What is where in the 128 × 128 mm round `centre_px`, by probabilities averaged over so many exact views."""
     b, s, t = images.shape[:3]
     crops = jax.vmap(crop)(images, centre_px).reshape(b * s * t, FINE_PX, FINE_PX, -1)
     p = probabilities(networks["fine"], crops, views).reshape(b, s, t, FINE_PX, FINE_PX, -1) * _real(n_slices, s)
@@ -104,7 +118,7 @@ def padded_coarse(images: Float[Array, "n 150 150 c"]) -> Float[Array, "n 80 80 
 
 def heart_centre(seen: Float[Array, "b s t 80 80 4"]) -> Int[Array, "b 2"]:
     """The whole pixel of 1 mm next to the heart's centre, of the first look at a study; from the image's centre."""
-    heart = (seen[..., LV] + seen[..., MYOCARDIUM]).sum((1, 2))
+    heart = seen[..., 1:].sum((1, 2, 5))                       # of both ventricles
     offset = COARSE_PX / 2 - SIZE_PX / 4 - BEFORE_PX           # `padded_coarse` moves the image's centre
     return jnp.round(2 * (jax.vmap(centroid)(heart) + offset)).astype(jnp.int32)
 
@@ -135,15 +149,15 @@ def turned(images: Float[Array, "n p p c"], view: int, back: bool = False) -> Fl
     return images
 
 
-def crop(images: Float[Array, "s t 150 150 c"], centre_px: Int[Array, "2"]) -> Float[Array, "s t 112 112 c"]:
-    """112 × 112 pixels round `centre_px` (from the image's centre); black outside of the images."""
+def crop(images: Float[Array, "s t 150 150 c"], centre_px: Int[Array, "2"]) -> Float[Array, "s t 128 128 c"]:
+    """128 × 128 pixels round `centre_px` (from the image's centre); black outside of the images."""
     wide = jnp.pad(images, ((0, 0), (0, 0), (FINE_PX, FINE_PX), (FINE_PX, FINE_PX), (0, 0)))
     start = (SIZE_PX - FINE_PX) // 2 + centre_px + FINE_PX
     return jax.lax.dynamic_slice(wide, (0, 0, start[0], start[1], 0),
                                  (*images.shape[:2], FINE_PX, FINE_PX, images.shape[-1]))
 
 
-def uncropped(labels: UInt8[Array, "s t 112 112"], centre_px: Int[Array, "2"]) -> UInt8[Array, "s t 150 150"]:
+def uncropped(labels: UInt8[Array, "s t 128 128"], centre_px: Int[Array, "2"]) -> UInt8[Array, "s t 150 150"]:
     """The labels of crops in the images they are from, background outside."""
     canvas = jnp.zeros((*labels.shape[:2], *(SIZE_PX + 2 * FINE_PX,) * 2), labels.dtype)
     start = (SIZE_PX - FINE_PX) // 2 + centre_px + FINE_PX

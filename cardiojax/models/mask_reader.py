@@ -14,12 +14,12 @@ from cardiojax.errors import RunError
 from cardiojax.models.contours import ContoursModel
 from cardiojax.models.looks import centroid, crop
 from cardiojax.preparation import SIZE_PX
-from cardiojax.units import LABELS, LV, MYOCARDIUM
+from cardiojax.units import LABELS
 
 
 @dataclasses.dataclass(frozen=True)
 class MaskReader:
-    """Images in [−1, 1] and the labels they were painted from → logits and labels, 112 × 112 mm round the heart.
+    """Images in [−1, 1] and the labels they were painted from → logits and labels, 128 × 128 mm round the heart.
 
     The second look of a `ContoursModel`, frozen, where the labels say that the heart is. Images of 75 × 75 pixels are
     doubled, as they are for the records. known: the labels that it was taught.
@@ -31,13 +31,13 @@ class MaskReader:
     known: tuple[bool, ...]
 
     def __call__(self, weights, images: Float[Array, "n h w c"], labels: Int[Array, "n h w"]
-                 ) -> tuple[Float[Array, "n 112 112 4"], Float[Array, "n 112 112 4"], Bool[Array, "n 4"]]:
+                 ) -> tuple[Float[Array, "n 128 128 4"], Float[Array, "n 128 128 4"], Bool[Array, "n 4"]]:
         """Logits; each label's share of a pixel, those that are not known as background; known."""
         known = jnp.array(self.known)
         gray = self._at_1_mm((images.mean(-1) + 1) / 2, "linear")
         labels = self._at_1_mm(labels, "nearest")
         labels = jnp.where(known[labels], labels, 0)
-        heart = ((labels == LV) | (labels == MYOCARDIUM)) * 1.0
+        heart = (labels > 0) * 1.0
         centre_px = jnp.round(jax.vmap(centroid)(heart)).astype(jnp.int32)
         planes = jnp.concatenate([gray[..., None], jax.nn.one_hot(labels, len(LABELS))], axis=-1)
         cut = jax.vmap(crop)(planes[:, None, None], centre_px)[:, 0, 0]

@@ -27,6 +27,7 @@ from cardiojax.models.looks import (
     crop,
     halved_mean,
     heart_centre,
+    limited_to,
     network_shapes,
     new_networks,
     padded_coarse,
@@ -66,7 +67,7 @@ class ContoursTask:
             params, stats = jax.tree.map(jnp.copy, (self.parent.params, self.parent.stats))
         else:
             _, params, stats = new_networks(self.config.net, key)
-        return first_state(params, stats, self.optimiser)
+        return first_state(limited_to(self.training.labels, params), stats, self.optimiser)
 
     def batches(self, seed: int, process: int = 0, processes: int = 1, devices: int = 1):
         return labelled_batches(self.training, self.volumes, neighbours=self.config.net.neighbours,

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-COARSE_PX, FINE_PX, LABELS, LV, MYOCARDIUM = 80, 112, 4, 1, 2
+COARSE_PX, FINE_PX, LABELS, LV = 80, 128, 4, 1
 
 
 class Double(nn.Sequential):
@@ -105,7 +105,7 @@ class Trainer:
             study = torch.nonzero(real)[:, 0]
             flat = images.reshape(-1, 1, *images.shape[2:])
             seen = self._probabilities("coarse", F.pad(F.avg_pool2d(flat, 2), (2, 3, 2, 3)))
-            heart = (seen[:, LV] + seen[:, MYOCARDIUM]).reshape(len(images), 2, COARSE_PX, COARSE_PX).sum(1)
+            heart = seen[:, 1:].sum(1).reshape(len(images), 2, COARSE_PX, COARSE_PX).sum(1)
             heart = torch.zeros(len(frames), COARSE_PX, COARSE_PX, device=frames.device).index_add_(0, study, heart)
             at = torch.arange(COARSE_PX, device=frames.device) - 39.0
             total = heart.sum((1, 2)).clamp_min(1)
