@@ -13,8 +13,13 @@ from cardiojax.errors import RunError
 
 def write_text(file: Path, text: str):
     """Whole or not at all, however the process ends."""
+    write_bytes(file, text.encode())
+
+
+def write_bytes(file: Path, content: bytes):
+    """The same of bytes."""
     partial = _partial(file)
-    partial.write_text(text)
+    partial.write_bytes(content)
     os.replace(partial, file)
 
 

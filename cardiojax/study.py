@@ -6,6 +6,7 @@ import numpy as np
 
 from cardiojax import units
 from cardiojax.errors import StudyError
+from cardiojax.grid import Grid
 
 ED, ES = 0, 1
 GAP = 1.5          # slice spacings: neighbours further apart than this miss a slice between them
@@ -40,6 +41,7 @@ class Study:
     positions_mm: (S,) of the slices along their normal, or None where they are `slice_spacing_mm` apart throughout.
     frame_numbers: (ED, ES), 1-based phases of the cine that the frames are, or None where there was no cine.
     notes: what its reader found that a person should look at; patient: as far as the files say.
+    grid: where its pixels lie in the files and the patient, None of a study that no reader made.
     source: the dataset it comes from; ancestor: `study_id` of the real patient a synthetic one descends from.
 
     Raises StudyError where the parts do not fit together.
@@ -57,6 +59,7 @@ class Study:
     frame_numbers: tuple[int, int] | None = None
     notes: tuple[str, ...] = ()
     patient: Patient = Patient()
+    grid: Grid | None = None
 
     def __post_init__(self):
         frames, masks = self.frames, self.masks
@@ -129,6 +132,7 @@ class Cine:
     notes: tuple[str, ...] = ()
     numbers: tuple[int, ...] | None = None
     patient: Patient = Patient()
+    grid: Grid | None = None
 
     def study(self, ed: int, es: int) -> Study:
         """Two of its phases, counted from 1. Raises StudyError where there is no such phase."""
@@ -139,4 +143,5 @@ class Cine:
         return Study(study_id=self.study_id, frames=self.frames[..., [ed - 1, es - 1]],
                      slice_spacing_mm=self.slice_spacing_mm, pixel_spacing_mm=self.pixel_spacing_mm,
                      positions_mm=self.positions_mm, frame_numbers=(numbers[ed - 1], numbers[es - 1]),
-                     notes=self.notes, patient=self.patient)
+                     notes=self.notes, patient=self.patient,
+                     grid=None if self.grid is None else self.grid.phases([ed - 1, es - 1]))

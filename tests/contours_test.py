@@ -1,10 +1,12 @@
 """Contours from training to prediction: the laws, stacks without masks, calibration, cines."""
 
+import csv
 import dataclasses
 import shutil
 
 import jax
 import jax.numpy as jnp
+import nibabel as nib
 import numpy as np
 import optax
 import pytest
@@ -12,6 +14,7 @@ from flax import nnx
 
 import cardiojax
 from cardiojax import data, phantom
+from cardiojax.cli.main import main
 from cardiojax.config import CONTOURS_PRESETS, GAUGAN_PRESETS, ContoursNetConfig
 from cardiojax.data.labelled import taught_by_volume
 from cardiojax.data.split import usable
@@ -255,6 +258,41 @@ def test_a_cine_brings_its_curve(model):
     assert named == dataclasses.replace(p, peak_ejection_ml_per_s=None, peak_filling_ml_per_s=None)
     shorter = dataclasses.replace(cine, frames=cine.frames[..., :3], phase_ms=None)
     assert model.predict(shorter).peak_filling_ml_per_s is None
+
+
+def test_the_command_line_writes_everything_beside_the_table(finished, acdc_patient, tmp_path, capsys):
+    """A tree with a DICOM cine, an archive of one, an ACDC patient and a file that is no archive: a row, a page and
+    masks each, SEG and SR of what was DICOM; what could not be written or read is named and the exit code is 1."""
+    tree, out = tmp_path / "tree", tmp_path / "out"
+    tree.mkdir()
+    write_study(tree, "dsb_like", 0, "folder", phases=5)
+    write_study(tmp_path, "dsb_like", 1, "packed", phases=5)
+    shutil.make_archive(str(tree / "packed"), "gztar", tmp_path, "packed")
+    acdc_patient(tree / "patient001", shape=(120, 130, 6))
+    (tree / "broken.zip").write_text("no archive")
+    assert main(["predict", str(tree), "--run", str(finished[0]), "--csv", str(out / "v.csv"), "--masks",
+                 str(out / "masks"), "--every-phase", "--report", str(out / "report"), "--dicom", str(out / "dicom"),
+                 "--curves", str(out / "curves.csv")]) == 1
+    said = capsys.readouterr().err
+    assert "study broken: broken.zip is unreadable" in said
+    assert "study patient001: DICOM SEG and SR need a study that was read from DICOM" in said
+    rows = {row["study_id"]: row for row in csv.DictReader((out / "v.csv").open())}
+    assert set(rows) == {"folder", "packed", "patient001"}
+    assert {f.name for f in (out / "report").iterdir()} == {"index.html", *(f"{name}.html" for name in rows)}
+    index = (out / "report" / "index.html").read_text()
+    assert "3 measured" in index
+    assert "1 not measured" in index
+    dicom = ("folder", "packed")
+    assert {f.name for f in (out / "dicom").iterdir()} == {
+        *(f"{name}{end}" for name in dicom for end in (".sr.dcm", "_ED.seg.dcm", "_ES.seg.dcm"))}
+    assert {f.name for f in (out / "masks").iterdir()} == {
+        *(f"{name}_{phase}.nii.gz" for name in rows for phase in ("ED", "ES")),
+        *(f"{name}_cine.nii.gz" for name in dicom)}
+    assert nib.load(out / "masks" / "packed_cine.nii.gz").shape[3] == 5
+    assert len((out / "curves.csv").read_text().splitlines()) == 11
+    page = (out / "report" / "folder.html").read_text()
+    assert "base to apex by" in page
+    assert rows["folder"]["sv_std_ml"] in page or f"± {float(rows['folder']['sv_std_ml']):.0f} ml" in page
 
 
 def test_readers_give_whole_cines(tmp_path):

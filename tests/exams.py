@@ -15,6 +15,7 @@ from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian, generate
 
 from cardiojax.errors import StudyError
 from cardiojax.readers import find_studies, read_cine, read_study
+from cardiojax.readers.phases import REFILLED
 from cardiojax.study import Cine
 
 MR = "1.2.840.10008.5.1.4.1.1.4"
@@ -31,6 +32,19 @@ class Exam:
     ed: int
     es: int
     ordered: bool            # whether anything in it says the order in time
+    lost: tuple[int, int] | None = None      # slice, from 0, and phase of a file that is not there
+
+    def corners(self) -> np.ndarray:
+        """What the corners of a whole cine say: in place of a lost file the mean of its neighbours, or no such slice in
+        a cycle of few phases."""
+        corners = np.tile(10.0 * np.array(self.phases) + 1, (self.slices, 1))
+        if self.lost is None:
+            return corners
+        s, k = self.lost[0], self.phases.index(self.lost[1])
+        if len(self.phases) < REFILLED:
+            return np.delete(corners, s, axis=0)
+        corners[s, k] = (corners[s, k - 1] + corners[s, (k + 1) % len(self.phases)]) / 2
+        return corners
 
 
 def axes() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -102,13 +116,15 @@ def write(folder: Path, rng: np.random.Generator, patient: str = "X1", uid: str 
             d.BitsAllocated, d.BitsStored, d.HighBit = 16, 12, 11
             d.PixelData = image_of(s, phase, es, cycle).tobytes()
             files.append((s, phase, d))
+    at_lost = None
     if lost:
         gone = int(rng.integers(1, len(files)))
         if files[gone][1] not in (ed, es):
+            at_lost = files[gone][:2]
             del files[gone]
     if not two and (trigger or temporal) and not one_empty and chance(0.2):
         write_enhanced(folder, [files[k][2] for k in rng.permutation(len(files))], trigger, temporal)
-        return Exam(slices, cycle, phases, ed, es, True)
+        return Exam(slices, cycle, phases, ed, es, True, at_lost)
     for at, which in enumerate(rng.permutation(len(files)) if chance(0.7) else range(len(files))):
         s, _, d = files[which]
         below = folder / (f"{900 + s}" if per_slice else ".")
@@ -123,7 +139,7 @@ def write(folder: Path, rng: np.random.Generator, patient: str = "X1", uid: str 
         else:
             written.save_as(below / f"{at:05d}{'.dcm' * suffix}", enforce_file_format=True)
     ordered = (trigger and not one_empty) or temporal or numbers != "none" or clock
-    return Exam(slices, cycle, phases, ed, es, ordered)
+    return Exam(slices, cycle, phases, ed, es, ordered, at_lost)
 
 
 def write_enhanced(folder: Path, images: list[pydicom.Dataset], trigger: bool, temporal: bool):
@@ -180,7 +196,7 @@ def wrong_with(folder: Path, exam: Exam) -> str:
     if not ((found[:, 0] == exam.ed).all() and (found[:, 1] == exam.es).all()):
         return f"ED and ES are {found.tolist()}, not {exam.ed} and {exam.es}"
     assert isinstance(cine, Cine)
-    if not (cine.frames[:, 0, 1] == 10 * np.array(exam.phases) + 1).all():
+    if not np.array_equal(cine.frames[:, 0, 1], exam.corners()):
         return f"phases {cine.frames[:, 0, 1].tolist()}, not {exam.phases}"
     return ""
 

@@ -17,7 +17,7 @@ from pydicom.uid import ExplicitVRBigEndian, JPEGLosslessSV1, RLELossless
 from cardiojax import phantom
 from cardiojax.cli.main import main
 from cardiojax.errors import StudyError
-from cardiojax.models.prediction import COLUMNS, DERIVED, Prediction, reasons_to_refer
+from cardiojax.models.prediction import COLUMNS, DERIVED, Prediction, difference_std, reasons_to_refer
 from cardiojax.models.sfera import SferaModel
 from cardiojax.phantom.dicom import write_study
 from cardiojax.readers import find_studies, read_dicom_study, read_nifti_cine, read_study
@@ -282,11 +282,13 @@ def test_nine_broken_studies_do_not_stop_the_others(run, challenge, tmp_path, ca
 def test_indices_and_output_by_hand():
     """A person of 180 cm and 80 kg has 2 m²; 60 beats of 100 ml are 6 l."""
     study = Study("a", np.zeros((7, 4, 4, 2)), 8.0, patient=Patient(180.0, 80.0, 60.0))
-    row = Prediction("a", 180.0, 80.0, 55.6, 1, 1, 1, lv_mass_g=120.0, study=study).row()
+    row = Prediction("a", 180.0, 80.0, 55.6, 1, 1, 1, lv_mass_g=120.0,
+                     sv_std_ml=difference_std(np.array([1.0, 1.5]), 0.5625), study=study).row()
     assert {k: row[k] for k in DERIVED if k != "version"} == {
         "sv_ml": "100.00", "heart_rate_bpm": "60.00", "cardiac_output_l_per_min": "6.00", "bsa_m2": "2.00",
         "edv_index_ml_per_m2": "90.00", "esv_index_ml_per_m2": "40.00", "sv_index_ml_per_m2": "50.00",
-        "lv_mass_index_g_per_m2": "60.00", "slices": "7", "slice_spacing_mm": "8.00"}
+        "lv_mass_index_g_per_m2": "60.00", "slices": "7", "slice_spacing_mm": "8.00", "rv_ef_percent": "",
+        "sv_std_ml": "1.25"}
     unknown = Prediction("a", 180.0, 80.0, 55.6, 1, 1, 1, study=study.replace(patient=Patient(height_cm=180))).row()
     assert not any(unknown[k] for k in ("heart_rate_bpm", "cardiac_output_l_per_min", "bsa_m2", "edv_index_ml_per_m2"))
 

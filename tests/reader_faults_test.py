@@ -11,7 +11,7 @@ from pydicom.uid import generate_uid
 
 from cardiojax.errors import StudyError
 from cardiojax.phantom.dicom import write_study
-from cardiojax.readers import find_studies, read_cine, read_study
+from cardiojax.readers import find_studies, read_cine, read_dicom_cine, read_dicom_study, read_study
 from cardiojax.readers.dicom_header import Image, is_dicom, read_header
 from cardiojax.readers.geometry import Plane, clusters
 from cardiojax.readers.phases import Acquisition, in_time, nearer_the_r_wave, numbered
@@ -80,6 +80,34 @@ def test_a_lost_file_leaves_the_others_where_they_were(tmp_path, lines):
     assert found[2].numbers == (1, 2, 4, 5)
     assert found[2].phase(3) is None
     assert "none of phase 3" in lines()
+    cycle = range(1, 7)
+    most = Acquisition(tuple(whole), 0.0, (1, 2, 4, 5, 6))
+    assert [i.number for i in most.standing_for(3, cycle)] == [2, 3]      # the images that are phases 2 and 4 here
+    assert len(most.standing_for(2, cycle)) == 1
+    assert not most.standing_for(3, range(1, 6))                          # too few phases to tell
+    assert not Acquisition(tuple(whole[:4]), 0.0, (1, 2, 5, 6)).standing_for(3, cycle)
+
+
+def test_a_lost_file_does_not_cost_its_slice(tmp_path, lines):
+    """The mean of the phases before and after it takes its place, round the cycle for the first; two lost in a row
+    still cost the slice."""
+    write_study(tmp_path, "dsb_like", 0, "s", phases=8)
+    whole = read_dicom_cine(tmp_path / "s").frames
+    folders = sorted({f.parent for f in (tmp_path / "s").rglob("sax_*/*.dcm")})
+    by_phase = [sorted(f.glob("*.dcm")) for f in folders]
+    by_phase[1][4].unlink()
+    by_phase[2][0].unlink()
+    cine = read_dicom_cine(tmp_path / "s")
+    assert cine.frames.shape == whole.shape
+    changed = {(int(s), int(t)) for s, t in zip(*np.nonzero((cine.frames != whole).any(axis=(1, 2))), strict=True)}
+    assert {t for _, t in changed} == {4, 0}
+    assert len(changed) == 2
+    for s, t in changed:
+        np.testing.assert_allclose(cine.frames[s, ..., t], whole[s][..., [t - 1, (t + 1) % 8]].mean(-1), rtol=1e-6)
+    assert "lacks phase 5: the mean of its neighbours stands for it" in lines()
+    assert len(read_dicom_study(tmp_path / "s", (1, 5))) == len(whole)
+    by_phase[1][5].unlink()
+    assert len(read_dicom_cine(tmp_path / "s").frames) == len(whole) - 1
 
 
 @pytest.mark.parametrize(("times", "cycle", "count", "expected"), [

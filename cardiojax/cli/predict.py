@@ -1,9 +1,8 @@
-"""`cardiojax predict`: studies on disk → a CSV of volumes."""
+"""`cardiojax predict`: studies on disk → a CSV of volumes, and what goes with it."""
 
 import collections
 import csv
 import dataclasses
-import io
 import logging
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -11,21 +10,26 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import tyro
-from rich.progress import track
+from rich.progress import Progress
 from tyro.conf import Positional
 
+from cardiojax.cli.outputs import Outputs
+from cardiojax.cli.tables import patients_of, phases_of, rows_of, table_of
 from cardiojax.errors import InputError, StudyError, one_line
-from cardiojax.study import Cine, Patient, Study
+from cardiojax.study import Cine, Study
 
 if TYPE_CHECKING:
     from cardiojax.models.prediction import Prediction
 
 log = logging.getLogger("cardiojax")
 
+Read = Callable[[Path], Study | Cine]
+
 
 @dataclasses.dataclass(frozen=True)
 class Predict:
-    """Measure studies: DICOM folders, UK Biobank zips, 4D NIfTI, NIfTI ED/ES pairs, ACDC patients, or trees of them.
+    """Measure studies: DICOM folders, UK Biobank zips, 4D NIfTI, NIfTI ED/ES pairs, ACDC patients, or trees, zips and
+    tars of them.
 
     Of mixed DICOM series the short-axis cine is found by its geometry. In a whole cine, contours find ED and ES by the
     volume of every phase; for a SFERA ED is the first phase and ES the one that differs most from it. Phases that are
@@ -34,7 +38,7 @@ class Predict:
     """
 
     studies: Positional[tuple[Path, ...]]
-    """Studies, trees of them, or text files (.txt) with a path a line."""
+    """Studies, trees or archives of them, or text files (.txt) with a path a line."""
     run: Path
     """A finished run folder."""
     csv: Path
@@ -52,11 +56,22 @@ class Predict:
     """Number of the DICOM series to read, or a part of its description or folder."""
     resume: bool = False
     """Keep the rows that --csv holds already and measure the rest."""
+    report: Path | None = None
+    """Folder for a page a study (index.html: all of them, those to look at first): numbers, every slice with the
+    contours that a contours run sees, the volume curve, what was left out. Each file stands for itself."""
+    masks: Path | None = None
+    """Folder for the masks that a contours run sees at ED and ES: NIfTI label images (1 LV, 2 myocardium, 3 RV) on the
+    pixels of the input."""
+    every_phase: bool = False
+    """With --masks: those of every phase of a cine, too."""
+    dicom: Path | None = None
+    """Folder for DICOM SEG (the masks) and SR (the numbers, TID 1500) of studies that were DICOM:
+    pip install 'cardiojax[dicom]'."""
+    curves: Path | None = None
+    """CSV for the volumes of every phase of every cine that a contours run has measured."""
     figures: Path | None = None
     """Folder for a picture of each study: its slices at ED and ES (with contours, and the volume curve of a cine, by a
     contours run), and the numbers."""
-    curves: Path | None = None
-    """CSV for the volumes of every phase of every cine that a contours run has measured."""
     workers: int = 4
     """Studies that are read at a time."""
 
@@ -70,51 +85,87 @@ def main(argv: list[str]) -> int:
     from cardiojax.files import write_text
     from cardiojax.models import load_measuring
     from cardiojax.models.prediction import COLUMNS
-    from cardiojax.preparation import prepare
-    from cardiojax.readers import read_cine, read_study, study_id_of
 
-    model, named, patients = load_measuring(args.run), phases_of(args.frames), patients_of(args.patients)
-    if args.curves and not model.sees_masks:
-        raise InputError(f"--curves: {args.run} does not see volumes over the cycle; a contours run does")
-    given = None if args.ed is None else (args.ed, args.es)
+    model = load_measuring(args.run)
+    for name in ("masks", "curves"):
+        if getattr(args, name) and not model.sees_masks:
+            raise InputError(f"--{name}: {args.run} does not see masks; a contours run does")
+    read = reader(args, every_phase=model.sees_masks)
     args.csv.parent.mkdir(parents=True, exist_ok=True)
     before = rows_of(args.csv, COLUMNS) if args.resume and args.csv.exists() else {}
-    todo = [p for p in found(args.studies, args.resume) if study_id_of(p) not in before]
-
-    def read(path: Path) -> Study | Cine:
-        phases = named.get(study_id_of(path), given)
-        study = read_cine(path, args.series) if model.sees_masks and not phases else read_study(
-            path, phases, args.series)
-        if known := patients.get(study_id_of(path)):
-            study = dataclasses.replace(study, patient=dataclasses.replace(study.patient, **known))
-        return study if isinstance(study, Cine) else prepare(study)
-
-    done, failed = 0, []
     if before:                                          # whole, should this process end here
         write_text(args.csv, table_of(before.values(), COLUMNS))
+    rows, failed, outputs = list(before.values()), [], Outputs(args, new=not before)
     with args.csv.open("a" if before else "w", newline="") as stream:
         writer = csv.DictWriter(stream, COLUMNS)
         if not before:
             writer.writeheader()
-        for prediction in track(measured(todo, read, model.predict, max(1, args.workers)),
-                                description="studies", total=len(todo), disable=len(todo) < 2):
+        for prediction in every_study(args, read, model.predict, before):
             if isinstance(prediction, str):
                 failed.append(prediction)
                 log.error("%s", prediction)
                 continue
-            writer.writerow(prediction.row())
+            rows.append(prediction.row())
+            writer.writerow(rows[-1])
             stream.flush()
-            done += 1
-            if args.curves and prediction.curve is not None:
-                add_curve(args.curves, prediction, new=done == 1 and not before)
-            if args.figures:
-                from cardiojax.evaluate.figures import contact_sheet
-                contact_sheet(prediction, args.figures)
-    if not done and failed and not before:
+            outputs.write(prediction)
+    outputs.close(rows, failed)
+    if failed and not rows:
         raise InputError(f"none of {len(failed)} studies could be measured: {failed[0]}")
-    log.info("%d studies measured%s, %d failed: %s", done, f", {len(before)} before" if before else "", len(failed),
-             args.csv)
-    return 1 if failed else 0
+    log.info("%d studies measured%s, %d failed: %s", len(rows) - len(before),
+             f", {len(before)} before" if before else "", len(failed), args.csv)
+    return 1 if failed or outputs.missing else 0
+
+
+def reader(args: Predict, every_phase: bool) -> Read:
+    """Reads a study with the phases and the patient that the arguments name; a whole cine where they name none and
+    `every_phase` is wanted."""
+    from cardiojax.preparation import prepare
+    from cardiojax.readers import read_cine, read_study, study_id_of
+
+    named, patients = phases_of(args.frames), patients_of(args.patients)
+    given = None if args.ed is None or args.es is None else (args.ed, args.es)
+
+    def read(path: Path) -> Study | Cine:
+        phases = named.get(study_id_of(path), given)
+        study = read_cine(path, args.series) if every_phase and not phases else read_study(path, phases, args.series)
+        if known := patients.get(study_id_of(path)):
+            study = dataclasses.replace(study, patient=dataclasses.replace(study.patient, **known))
+        return study if isinstance(study, Cine) else prepare(study)
+
+    return read
+
+
+def every_study(args: Predict, read: Read, predict: "Callable[[Study | Cine], Prediction]", before: Iterable[str]
+                ) -> "Iterator[Prediction | str]":
+    """What was measured of each study but those `before`, or why not, in order; archives one after the other."""
+    from cardiojax.readers import study_id_of
+    from cardiojax.readers.archive import is_archive, unpacked
+
+    paths, archives = found(args.studies), []
+    for path in list(paths):
+        if is_archive(path):
+            archives.append(path)
+            paths.remove(path)
+    with Progress() as progress:
+        bar = progress.add_task("studies", total=0, visible=False)
+
+        def those_of(paths: list[Path]) -> "Iterator[Prediction | str]":
+            check_names(paths, args.resume)
+            todo = [p for p in paths if study_id_of(p) not in before]
+            total = (progress.tasks[0].total or 0) + len(todo)
+            progress.update(bar, total=total, visible=total > 1)
+            for result in measured(todo, read, predict, max(1, args.workers)):
+                progress.advance(bar)
+                yield result
+
+        yield from those_of(paths)
+        for archive in archives:
+            try:
+                with unpacked(archive) as folder:
+                    yield from those_of(found([folder]))
+            except StudyError as error:
+                yield str(error)
 
 
 def measured(paths: list[Path], read: Callable[[Path], Study | Cine],
@@ -130,23 +181,9 @@ def measured(paths: list[Path], read: Callable[[Path], Study | Cine],
             yield f"{path}: {one_line(error)} (not foreseen: please report it)"
 
 
-def add_curve(table: Path, prediction: "Prediction", new: bool):
-    """A row a phase: study_id, phase, time_ms (empty where it is not known), lv_ml, myocardium_ml, rv_ml."""
-    curve = prediction.curve
-    assert curve is not None
-    table.parent.mkdir(parents=True, exist_ok=True)
-    with table.open("w" if new else "a", newline="") as stream:
-        writer = csv.writer(stream)
-        if new:
-            writer.writerow(["study_id", "phase", "time_ms", "lv_ml", "myocardium_ml", "rv_ml"])
-        for i, volumes in enumerate(zip(curve.lv_ml, curve.myocardium_ml, curve.rv_ml, strict=True)):
-            time_ms = "" if curve.phase_ms is None else f"{curve.phase_ms[i]:.1f}"
-            writer.writerow([prediction.study_id, i + 1, time_ms, *(f"{v:.2f}" for v in volumes)])
-
-
-def found(arguments: Iterable[Path], distinct: bool) -> list[Path]:
-    """Every study that the arguments name, once. Raises InputError where `distinct` and two have the same name."""
-    from cardiojax.readers import find_studies, study_id_of
+def found(arguments: Iterable[Path]) -> list[Path]:
+    """Every study and archive that the arguments name, once."""
+    from cardiojax.readers import find_studies
 
     roots = []
     for path in arguments:
@@ -154,14 +191,19 @@ def found(arguments: Iterable[Path], distinct: bool) -> list[Path]:
             roots += [Path(line.strip()) for line in path.read_text().splitlines() if line.strip()]
         else:
             roots.append(path)
-    paths = list(dict.fromkeys(p for root in roots for p in find_studies(root)))
+    return list(dict.fromkeys(p for root in roots for p in find_studies(root)))
+
+
+def check_names(paths: list[Path], distinct: bool):
+    """Raises InputError where `distinct` and two studies have the same name; else that is a warning."""
+    from cardiojax.readers import study_id_of
+
     twice = [n for n, count in collections.Counter(map(study_id_of, paths)).items() if count > 1]
     if twice:
         many = f"several studies are called {', '.join(twice[:3])}{' …' if len(twice) > 3 else ''}"
         if distinct:
             raise InputError(f"{many}, so --resume cannot tell which of them are measured")
         log.warning("%s; their rows are told apart by their order alone", many)
-    return paths
 
 
 def ahead(read: Callable, paths: list[Path], workers: int) -> Iterator[Callable]:
@@ -174,47 +216,3 @@ def ahead(read: Callable, paths: list[Path], workers: int) -> Iterator[Callable]
                 yield queue.popleft().result
         while queue:
             yield queue.popleft().result
-
-
-def rows_of(table: Path, columns: tuple[str, ...]) -> dict[str, dict[str, str]]:
-    """The whole rows of an earlier run's table; a last line that was cut off is measured again."""
-    try:
-        with table.open(newline="") as stream:
-            reader = csv.DictReader(stream)
-            if tuple(reader.fieldnames or ()) != columns:
-                raise InputError(f"--resume: {table} has other columns than this version writes")
-            return {row["study_id"]: row for row in reader if None not in row.values() and None not in row}
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise InputError(f"--resume: {table} cannot be read ({one_line(error)})") from None
-
-
-def table_of(rows: Iterable[dict[str, str]], columns: tuple[str, ...]) -> str:
-    stream = io.StringIO(newline="")
-    writer = csv.DictWriter(stream, columns)
-    writer.writeheader()
-    writer.writerows(rows)
-    return stream.getvalue()
-
-
-def phases_of(table: Path | None) -> dict[str, tuple[int, int]]:
-    """study_id → (ED, ES). Raises InputError in one line."""
-    if table is None:
-        return {}
-    try:
-        with table.open(newline="") as stream:
-            return {row["study_id"]: (int(row["ed"]), int(row["es"])) for row in csv.DictReader(stream)}
-    except (OSError, KeyError, TypeError, ValueError, csv.Error) as error:
-        raise InputError(f"--frames: {table} is no table of study_id, ed and es ({one_line(error)})") from None
-
-
-def patients_of(table: Path | None) -> dict[str, dict[str, float]]:
-    """study_id → what is known of its patient, by the fields of `Patient`. Raises InputError in one line."""
-    if table is None:
-        return {}
-    fields = [field.name for field in dataclasses.fields(Patient)]
-    try:
-        with table.open(newline="") as stream:
-            return {row["study_id"]: {f: float(row[f]) for f in fields if row.get(f)} for row in csv.DictReader(stream)}
-    except (OSError, KeyError, TypeError, ValueError, csv.Error) as error:
-        raise InputError(f"--patients: {table} is no table of study_id, {', '.join(fields)} ({one_line(error)})"
-                         ) from None

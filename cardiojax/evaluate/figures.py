@@ -94,6 +94,13 @@ def _draw_contours(axis: Axes, mask: UInt8[np.ndarray, "h w"]):
             axis.contour(mask == label, levels=[0.5], colors=[MASK_COLOURS[label] / 255], linewidths=0.8)
 
 
+def curve_figure(curve: Curve, marked: Sequence[int | None]) -> Figure:
+    """Volumes over the cycle by themselves; `marked`: 1-based ED and ES."""
+    figure = Figure(figsize=(5.4, 3.2), layout="constrained")
+    _draw_curve(figure.add_subplot(), curve, marked)
+    return figure
+
+
 def _draw_curve(axis: Axes, curve: Curve, marked: Sequence[int | None]):
     """Volumes over the cycle; `marked`: 1-based ED and ES."""
     phases = len(curve.lv_ml)

@@ -1,11 +1,9 @@
 """An evaluation's files: metrics.json, predictions.csv, figures, and one page that shows them."""
 
-import base64
 import csv
 import json
 from pathlib import Path
 
-import jinja2
 import numpy as np
 from PIL import Image
 
@@ -18,6 +16,7 @@ from cardiojax.evaluate.overlap import MaskAgreement, rows_of_amounts, rows_of_m
 from cardiojax.files import write_text
 from cardiojax.models.gaugan import GauganModel
 from cardiojax.models.measuring import MeasuringModel
+from cardiojax.pages import page
 from cardiojax.preparation import SIZE_PX
 from cardiojax.provenance import commit
 
@@ -119,15 +118,3 @@ def table(result: dict) -> list[list[str]]:
                      f"{m['mae']:.1f} [{m['mae_ci95'][0]:.1f}, {m['mae_ci95'][1]:.1f}]", f"{m['r']:.2f}",
                      f"{m['bias']:+.1f}", f"{m['loa'][0]:+.1f} … {m['loa'][1]:+.1f}"])
     return rows
-
-
-def page(template: str, pictures: dict[str, Path], **values) -> str:
-    """One self-contained HTML page of a template beside this module; `pictures` become data URIs, by name."""
-    def embedded(file: Path) -> str:
-        kind = {".png": "png", ".svg": "svg+xml"}[file.suffix]
-        return f"data:image/{kind};base64,{base64.b64encode(file.read_bytes()).decode()}"
-
-    environment = jinja2.Environment(loader=jinja2.PackageLoader(__package__), autoescape=True, trim_blocks=True,
-                                     lstrip_blocks=True, undefined=jinja2.StrictUndefined)
-    return environment.get_template(template).render(
-        pictures={name: embedded(file) for name, file in pictures.items()}, **values)

@@ -7,12 +7,12 @@ from pathlib import Path
 from cardiojax.data import Split
 from cardiojax.evaluate import cohort_figures, figures
 from cardiojax.evaluate.metrics import MEASURES
-from cardiojax.evaluate.report import page
 from cardiojax.experiment import figures as experiment_figures
 from cardiojax.experiment import tables, words
 from cardiojax.experiment.comparison import BASELINE, LONG, PRETRAINED, folder_name, predictions
 from cardiojax.files import read_arrays, write_text
 from cardiojax.models.saved import read_metrics
+from cardiojax.pages import page
 
 DRAWN = ("RSO", "RSO-long", "SSO", "SSO-warp", "RSP", "RSP-warp", "RSA")         # learning curves
 DIRECT = (BASELINE, LONG, PRETRAINED)           # shown study by study

@@ -16,7 +16,7 @@ from cardiojax.files import read_arrays, write_arrays
 from cardiojax.models.curve import Curve
 from cardiojax.models.looks import Seen, as_images, first_look, network_shapes, second_look
 from cardiojax.models.measuring import MeasuringModel
-from cardiojax.models.prediction import Prediction, ef_with_std, p_below, reasons_to_refer
+from cardiojax.models.prediction import Prediction, difference_std, ef_with_std, p_below, reasons_to_refer
 from cardiojax.models.saved import flatten, into_state, read_config
 from cardiojax.preparation import SIZE_PX, prepare
 from cardiojax.preparation.batch import Batch, batch_of, padded_slices
@@ -80,8 +80,9 @@ def _heart(net: ContoursNetConfig, weights: tuple[Array, ...], frames, n_slices)
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def _areas_mm2(net: ContoursNetConfig, weights: tuple[Array, ...], frames, n_slices, centre_px) -> Array:
-    return second_look(_networks(net, weights), as_images(frames, net.neighbours), n_slices, centre_px, 1).areas_mm2
+def _seen(net: ContoursNetConfig, weights: tuple[Array, ...], frames, n_slices, centre_px) -> tuple[Array, Array]:
+    seen = second_look(_networks(net, weights), as_images(frames, net.neighbours), n_slices, centre_px, 1)
+    return seen.areas_mm2, seen.labels
 
 
 def _networks(net: ContoursNetConfig, weights: tuple[Array, ...]) -> nnx.Dict:
@@ -156,21 +157,23 @@ class ContoursModel(MeasuringModel):
                 study.study_id, *map(float, mean[i]), float(ef[i]), *map(float, std[i]), float(ef_std[i]),
                 bool(reasons), "; ".join(reasons), *(p_below(limit, ef[i], ef_std[i]) for limit in (40.0, 50.0)),
                 *(study.frame_numbers or (None, None)), *rv, mass_g,
-                model=self.name, study=study.replace(masks=np.moveaxis(seen.labels[i, :n], 1, -1)))
+                sv_std_ml=difference_std(std[i], np.asarray(self.calibration.residual_corr)), model=self.name,
+                study=study.replace(masks=np.moveaxis(seen.labels[i, :n], 1, -1)))
 
     def curve(self, cine: Cine) -> Curve:
-        """The volumes of every phase of a cine as read (uncalibrated; one view)."""
+        """The volumes of every phase of a cine as read (uncalibrated; one view), and what was seen in them."""
         whole = prepare(cine)
         frames, n_slices = _padded(whole.frames), np.array([len(whole.frames)], np.int32)
         phases = frames.shape[-1]
         spread = np.linspace(0, phases, PHASES, endpoint=False).astype(int)
         centre_px = _heart(self.config.net, self._weights, frames[..., spread], n_slices)
-        areas = np.concatenate([
-            np.asarray(_areas_mm2(self.config.net, self._weights,
-                                  frames[..., np.minimum(np.arange(at, at + PHASES), phases - 1)], n_slices, centre_px))
-            for at in range(0, phases, PHASES)], axis=2)[0, :, :phases]
+        parts = [jax.device_get(_seen(self.config.net, self._weights,
+                                      frames[..., np.minimum(np.arange(at, at + PHASES), phases - 1)], n_slices,
+                                      centre_px)) for at in range(0, phases, PHASES)]
+        areas, labels = (np.concatenate(part, axis=2)[0, :, :phases] for part in zip(*parts, strict=True))
         volumes_ml = areas.sum(0) * cine.slice_spacing_mm / 1000
-        return Curve(volumes_ml[:, LV], volumes_ml[:, MYOCARDIUM], volumes_ml[:, RV], cine.phase_ms)
+        return Curve(volumes_ml[:, LV], volumes_ml[:, MYOCARDIUM], volumes_ml[:, RV], cine.phase_ms,
+                     np.moveaxis(labels[:len(whole.frames)], 1, -1), whole.grid)
 
 
 def _padded(frames: np.ndarray) -> np.ndarray:

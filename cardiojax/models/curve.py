@@ -6,18 +6,25 @@ import numpy as np
 from jaxtyping import Bool, Float
 from scipy import ndimage
 
+from cardiojax.grid import Grid
+
 FLAT = 0.05                # of the stroke volume: phases that differ by less count as equally large
 LONG = 0.4                 # of the cycle
 
 
 @dataclasses.dataclass(frozen=True)
 class Curve:
-    """Volumes (T,) in ml of the LV, its wall and the RV in every phase; phase_ms (T,) after the R wave, or None."""
+    """Volumes (T,) in ml of the LV, its wall and the RV in every phase; phase_ms (T,) after the R wave, or None.
+
+    labels: (S, 150, 150, T) uint8, what was seen, and grid: where that lies; None of a curve made by hand.
+    """
 
     lv_ml: np.ndarray
     myocardium_ml: np.ndarray
     rv_ml: np.ndarray
     phase_ms: np.ndarray | None = None
+    labels: np.ndarray | None = None
+    grid: Grid | None = None
 
     def rates_ml_per_s(self) -> tuple[float, float] | None:
         """Peak ejection rate and peak filling rate, both positive; None where the phases' times are not known."""

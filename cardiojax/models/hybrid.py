@@ -17,7 +17,7 @@ from cardiojax.files import read_arrays, write_arrays
 from cardiojax.models.contours import ContoursModel
 from cardiojax.models.curve import Curve
 from cardiojax.models.measuring import MeasuringModel
-from cardiojax.models.prediction import Prediction, ef_with_std, p_below
+from cardiojax.models.prediction import Prediction, difference_std, ef_with_std, p_below
 from cardiojax.models.saved import flatten, read_config
 from cardiojax.models.sfera import SferaModel
 from cardiojax.study import Cine, Study
@@ -105,7 +105,8 @@ class HybridModel(MeasuringModel):
                 seen, edv_ml=float(mean[i, 0]), esv_ml=float(mean[i, 1]), ef_percent=float(ef[i]),
                 edv_std_ml=float(std[i, 0]), esv_std_ml=float(std[i, 1]), ef_std_percent=float(ef_std[i]),
                 refer=bool(reasons), reasons="; ".join(reasons), p_ef_below_40=p_below(40.0, ef[i], ef_std[i]),
-                p_ef_below_50=p_below(50.0, ef[i], ef_std[i]), model=self.name)
+                p_ef_below_50=p_below(50.0, ef[i], ef_std[i]), model=self.name,
+                sv_std_ml=difference_std(std[i], self.blend.residual_corr))
 
     def curve(self, cine: Cine) -> Curve:
         """As `ContoursModel.curve`."""

@@ -25,7 +25,7 @@ WIDE_EF_PERCENT = 15.0     # where the deviation of EF is larger
 class Prediction:
     """LV volumes of one study with standard deviations; `refer` where a person should look, with `reasons`.
 
-    The fields but for the last two, and then the properties in `DERIVED`, are the columns of every CSV of predictions.
+    The fields but for the last two, and then what is in `DERIVED`, are the columns of every CSV of predictions.
     Volumes count papillary muscles and trabeculae as blood, as the masks do that the models learn from.
 
     p_ef_below_40, p_ef_below_50: probabilities, of a normal distribution with these deviations.
@@ -53,6 +53,7 @@ class Prediction:
     lv_mass_g: float | None = None
     peak_ejection_ml_per_s: float | None = None
     peak_filling_ml_per_s: float | None = None
+    sv_std_ml: float | None = None
     model: str = ""
     study: Study | None = dataclasses.field(default=None, repr=False, compare=False)
     curve: Curve | None = dataclasses.field(default=None, repr=False, compare=False)
@@ -60,6 +61,10 @@ class Prediction:
     @property
     def sv_ml(self) -> float:
         return self.edv_ml - self.esv_ml
+
+    @property
+    def rv_ef_percent(self) -> float | None:
+        return None if not self.rv_edv_ml or self.rv_esv_ml is None else 100 * (1 - self.rv_esv_ml / self.rv_edv_ml)
 
     @property
     def heart_rate_bpm(self) -> float | None:
@@ -116,8 +121,8 @@ class Prediction:
 
 DERIVED = ("sv_ml", "heart_rate_bpm", "cardiac_output_l_per_min", "bsa_m2", "edv_index_ml_per_m2",
            "esv_index_ml_per_m2", "sv_index_ml_per_m2", "lv_mass_index_g_per_m2", "slices", "slice_spacing_mm",
-           "version")
-COLUMNS = (*(field.name for field in dataclasses.fields(Prediction) if field.compare), *DERIVED)
+           "version", "rv_ef_percent", "sv_std_ml")               # at the end, as all that is new
+COLUMNS = (*(f.name for f in dataclasses.fields(Prediction) if f.compare and f.name not in DERIVED), *DERIVED)
 
 
 def ef_with_std(mean_ml: Float[Array, "b 2"], std_ml: Float[Array, "b 2"], correlation: Float[Array, ""]
@@ -129,6 +134,12 @@ def ef_with_std(mean_ml: Float[Array, "b 2"], std_ml: Float[Array, "b 2"], corre
     variance = (std_ml[:, 1]**2 + (ratio * std_ml[:, 0])**2
                 - 2 * correlation * ratio * std_ml[:, 0] * std_ml[:, 1])
     return 100 * (1 - ratio), 100 / edv * jnp.sqrt(jnp.maximum(variance, 0.0))
+
+
+def difference_std(std_ml: Float[np.ndarray, "2"], correlation: float | Float[np.ndarray, ""]) -> float:
+    """Of EDV − ESV, of their standard deviations and the correlation of their errors."""
+    a, b = map(float, std_ml)
+    return math.sqrt(max(a * a + b * b - 2 * float(correlation) * a * b, 0.0))
 
 
 def p_below(limit: float, mean: float, std: float) -> float:

@@ -15,7 +15,7 @@ from cardiojax.config import AugmentConfig, SferaConfig, SferaNetConfig, jax_dty
 from cardiojax.errors import RunError
 from cardiojax.files import read_arrays, write_arrays
 from cardiojax.models.measuring import MeasuringModel
-from cardiojax.models.prediction import Prediction, ef_with_std, p_below, reasons_to_refer
+from cardiojax.models.prediction import Prediction, difference_std, ef_with_std, p_below, reasons_to_refer
 from cardiojax.models.ridge import UNCALIBRATED, Calibration, Ridge
 from cardiojax.models.saved import flatten, into_state, read_config
 from cardiojax.nets.sfera import Sfera
@@ -178,14 +178,15 @@ class SferaModel(MeasuringModel):
         """Predictions of one batch of prepared studies."""
         volumes = jax.device_get(self.apply(self.batch_of(studies, fill_to, slices)))
         mean, std, ef, ef_std, distance, areas = (np.asarray(a, np.float64) for a in volumes)
-        taught_areas = self.config.area_weight > 0
+        taught_areas, correlation = self.config.area_weight > 0, np.asarray(self.readout.ridge.residual_corr)
         for i, study in enumerate(studies):
             reasons = reasons_to_refer(study, mean_ml=mean[i], ef_std_percent=ef_std[i], distance=distance[i],
                                        ed_area=areas[i, :len(study), 0] if taught_areas else None)
             yield Prediction(
                 study.study_id, *map(float, mean[i]), float(ef[i]), *map(float, std[i]), float(ef_std[i]),
                 bool(reasons), "; ".join(reasons), *(p_below(limit, ef[i], ef_std[i]) for limit in (40.0, 50.0)),
-                *(study.frame_numbers or (None, None)), study=study, model=self.name)
+                *(study.frame_numbers or (None, None)), study=study, model=self.name,
+                sv_std_ml=difference_std(std[i], correlation))
 
 
 def calibration_of(run: Path) -> Calibration:

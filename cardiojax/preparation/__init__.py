@@ -40,6 +40,8 @@ def prepare(study: Prepared, centre: str = "motion") -> Prepared:
         raise StudyError(f"study {study.study_id}: all pixels have about the same value ({low:g})")
     scaled = np.clip((frames - low) / (high - low), 0.0, 1.0) * inside[None, :, :, None]
     changes: dict[str, Any] = {"frames": np.round(scaled * 255).astype(np.uint8), "pixel_spacing_mm": (1.0, 1.0)}
+    if study.grid is not None:
+        changes["grid"] = dataclasses.replace(study.grid, centre_mm=(float(offset_mm[0]), float(offset_mm[1])))
     if isinstance(study, Study) and study.masks is not None:
         changes["masks"] = resample(study.masks, spacing_mm, offset_mm, order=0)[0].astype(np.uint8)
     return dataclasses.replace(study, **changes)
@@ -100,4 +102,5 @@ def trim(study: Study) -> Study:
         raise StudyError(f"study {study.study_id}: no LV in the masks, so no base and apex to trim to")
     keep = slice(has_lv[0], has_lv[-1] + 1)
     positions = None if study.positions_mm is None else study.positions_mm[keep]
-    return study.replace(frames=study.frames[keep], masks=study.masks[keep], positions_mm=positions)
+    grid = study.grid and dataclasses.replace(study.grid, at=study.grid.at[keep], sources=study.grid.sources[keep])
+    return study.replace(frames=study.frames[keep], masks=study.masks[keep], positions_mm=positions, grid=grid)

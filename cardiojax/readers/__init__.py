@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from cardiojax.errors import StudyError
+from cardiojax.readers.archive import is_archive, name_of, unpacked
 from cardiojax.readers.dicom import read_dicom_cine, read_dicom_study
 from cardiojax.readers.nifti import (
     acdc_info,
@@ -25,12 +26,15 @@ __all__ = ["find_studies", "read_acdc", "read_cine", "read_dicom_cine", "read_di
 
 def read_study(path: Path, frames: tuple[int, int] | None = None, series: str | None = None) -> Study:
     """Read one study of any known layout: ACDC patient, `sa_ED`/`sa_ES` or `ED`/`ES` NIfTI pair, 4D NIfTI (a file, or
-    `sa` in a folder), UK Biobank zip, DICOM folder.
+    `sa` in a folder), UK Biobank zip, DICOM folder, or a zip or tar of one.
 
     frames: 1-based phases of ED and ES in a cine; found where not given. series: of DICOM, see `series.short_axis`.
     Raises StudyError with one line where nothing can be read.
     """
     path, name = _existing(path)
+    if is_archive(path):
+        with unpacked(path) as folder:
+            return read_study(_only(folder), frames, series)
     if path.is_file() and UKBB_NAME.search(path.name):
         return read_ukbb_zip(path, frames)
     cine = cine_of(path)
@@ -44,6 +48,9 @@ def read_study(path: Path, frames: tuple[int, int] | None = None, series: str | 
 def read_cine(path: Path, series: str | None = None) -> Cine | Study:
     """As `read_study`, but with every phase where nothing at the path says which are ED and ES."""
     path, name = _existing(path)
+    if is_archive(path):
+        with unpacked(path) as folder:
+            return read_cine(_only(folder), series)
     if path.is_file() and UKBB_NAME.search(path.name):
         return read_ukbb_cine(path)
     if study := _two_frames(path, name):
@@ -59,6 +66,15 @@ def _existing(path: Path) -> tuple[Path, str]:
     if not path.exists():
         raise StudyError(f"study {name}: {path} does not exist")
     return path, name
+
+
+def _only(folder: Path) -> Path:
+    """The one study of an unpacked archive."""
+    studies = find_studies(folder)
+    if len(studies) > 1:
+        raise StudyError(f"study {folder.name}: the archive holds {len(studies)} studies; `cardiojax predict` measures "
+                         "each of them")
+    return studies[0]
 
 
 def _two_frames(folder: Path, name: str) -> Study | None:
@@ -81,6 +97,8 @@ def study_id_of(path: Path) -> str:
     path = Path(path)
     if UKBB_NAME.search(path.name):
         return ukbb_id_of(path)
+    if is_archive(path):
+        return name_of(path)
     if path.name == "study":                            # the challenge's layout
         return path.absolute().parent.name
     return path.name.removesuffix(".gz").removesuffix(".nii") if path.name.endswith(NIFTI) else path.absolute().name

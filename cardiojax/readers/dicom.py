@@ -35,7 +35,8 @@ def read_dicom_study(path: Path, frames: tuple[int, int] | None = None, masks: t
     """
     study_id, acquisitions, normal = acquired(path, study_id, series)
     ed, es = frames or find_ed_es(acquisitions, study_id)
-    chosen = [Wanted(a, {f"{name} (phase {n})": a.phase(n) for name, n in (("ED", ed), ("ES", es))})
+    cycle = max((a.numbers for a in acquisitions), key=len)
+    chosen = [Wanted(a, {f"{name} (phase {n})": a.standing_for(n, cycle) for name, n in (("ED", ed), ("ES", es))})
               for a in acquisitions]
     stack = assembled(chosen, normal, study_id)
     labels = None
@@ -44,24 +45,26 @@ def read_dicom_study(path: Path, frames: tuple[int, int] | None = None, masks: t
                            for m, phase in zip(masks, ("ED", "ES"), strict=True)], axis=-1)
     return Study(study_id=study_id, frames=stack.frames, masks=labels, slice_spacing_mm=stack.spacing_mm,
                  positions_mm=stack.positions_mm, pixel_spacing_mm=stack.planes[0].spacing_mm, frame_numbers=(ed, es),
-                 notes=stack.notes, patient=stack.patient)
+                 notes=stack.notes, patient=stack.patient, grid=stack.grid)
 
 
 def read_dicom_cine(path: Path, study_id: str | None = None, series: str | None = None) -> Cine:
     """Every phase of a study that `read_dicom_study` would read, in order of time.
 
-    Slices that lack one of the phases are left out, with a line in the log.
+    The mean of its neighbours stands for a phase that a slice lacks; slices that lack two in a row are left out. Either
+    is a line in the log.
     """
     study_id, acquisitions, normal = acquired(path, study_id, series)
     numbers = whole_slices(acquisitions, study_id)[0].numbers
-    stack = assembled([Wanted(a, {f"phase {n}": a.phase(n) for n in numbers}) for a in acquisitions], normal, study_id)
+    stack = assembled([Wanted(a, {f"phase {n}": a.standing_for(n, numbers) for n in numbers}) for a in acquisitions],
+                      normal, study_id)
     times = [t for a in stack.acquisitions if len(a.images) == len(numbers) and (t := a.times_ms) is not None]
     phase_ms = np.median(np.array(times), axis=0) if times else None
     if phase_ms is not None and not (np.diff(phase_ms) > 0).all():
         phase_ms = None
     return Cine(study_id, stack.frames, slice_spacing_mm=stack.spacing_mm, positions_mm=stack.positions_mm,
                 pixel_spacing_mm=stack.planes[0].spacing_mm, notes=stack.notes, phase_ms=phase_ms, numbers=numbers,
-                patient=stack.patient)
+                patient=stack.patient, grid=stack.grid)
 
 
 def acquired(path: Path, study_id: str | None, series: str | None) -> tuple[str, list[Acquisition], np.ndarray]:

@@ -8,6 +8,7 @@ import numpy as np
 from scipy import ndimage
 from scipy.optimize import linear_sum_assignment
 
+from cardiojax.grid import Grid
 from cardiojax.study import GAP
 
 log = logging.getLogger("cardiojax")
@@ -95,6 +96,24 @@ def slice_spacing_mm(positions_mm: np.ndarray, study_id: str, fallback_mm: float
     for gap in gaps:
         log.warning("study %s: %s", study_id, gap)
     return spacing, gaps
+
+
+def volume_of(planes: list[Plane], positions_mm: np.ndarray, spacing_mm: float) -> Grid:
+    """Slices as one volume, as it lies best on them: a slice that is missing between two is an empty one."""
+    origins = np.array([p.origin for p in planes])
+    at = [0]
+    for gap in np.abs(np.diff(positions_mm)):
+        at.append(at[-1] + max(1, round(float(gap) / spacing_mm)))
+    first, step = origins[0], spacing_mm * planes[0].normal
+    if len(planes) > 1:
+        weights = np.stack([np.ones(len(at)), at], axis=1)
+        first, step = np.linalg.lstsq(weights, origins, rcond=None)[0]
+    row_mm, column_mm = planes[0].spacing_mm
+    lps = np.eye(4)
+    lps[:3] = np.stack([planes[0].along_row * column_mm, planes[0].along_col * row_mm, step, first], axis=1)
+    off_mm = float(np.linalg.norm(origins - first - np.outer(at, step), axis=1).max())
+    return Grid(np.diag([-1.0, -1, 1, 1]) @ lps, (at[-1] + 1, *planes[0].shape), tuple(at), planes[0].spacing_mm,
+                off_mm=off_mm)
 
 
 def masks_onto(planes: list[Plane], mask: nib.Nifti1Image, study_id: str, phase: str) -> np.ndarray:

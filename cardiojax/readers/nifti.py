@@ -11,6 +11,7 @@ from nibabel.openers import ImageOpener
 from nibabel.spatialimages import HeaderDataError
 
 from cardiojax.errors import StudyError, one_line
+from cardiojax.grid import Grid
 from cardiojax.readers import geometry
 from cardiojax.readers.cycle import ed_es_phases
 from cardiojax.study import Cine, Patient, Study
@@ -44,9 +45,9 @@ def read_nifti_study(frames: Pair, masks: Pair | None = None, label_map: dict[in
         labels = relabel(labels, label_map, study_id)
     images = stack([pixels(i, study_id).astype(np.float32) for i in (ed, es)])
     normal_lps = np.asarray(ed.affine)[:3, 2] * [-1, -1, 1]
-    if geometry.towards_apex(normal_lps, study_id, acquisition_order=1.0) < 0:
-        images, labels = images[::-1], None if labels is None else labels[::-1]
-    return Study(study_id=study_id, frames=images, masks=labels, slice_spacing_mm=z_mm, pixel_spacing_mm=(y_mm, x_mm))
+    order = geometry.towards_apex(normal_lps, study_id, acquisition_order=1.0)
+    return Study(study_id=study_id, frames=images[::order], masks=None if labels is None else labels[::order],
+                 slice_spacing_mm=z_mm, pixel_spacing_mm=(y_mm, x_mm), grid=grid_of(ed, (y_mm, x_mm), order))
 
 
 def read_nifti_cine(file: Path, frames: tuple[int, int] | None = None, study_id: str = "",
@@ -92,7 +93,16 @@ def _read_4d(file: Path, study_id: str, masks: Path | None = None) -> tuple[Cine
     step_ms = float(image.header["pixdim"][4]) * {"sec": 1000, "msec": 1, "usec": 0.001}.get(
         image.header.get_xyzt_units()[1], 0)
     return Cine(study_id, frames, slice_spacing_mm=z_mm, pixel_spacing_mm=(y_mm, x_mm),
+                grid=grid_of(image, (y_mm, x_mm), order),
                 phase_ms=step_ms * np.arange(frames.shape[-1]) if 0 < step_ms < MAX_STEP_MS else None), labels
+
+
+def grid_of(image: nib.Nifti1Image, spacing_mm: tuple[float, float], order: int) -> Grid:
+    """order: −1 where the study has the slices the other way round."""
+    x, y, z = image.shape[:3]
+    x_pixdim, y_pixdim, z_pixdim = (float(z) for z in image.header.get_zooms()[:3])
+    return Grid(np.asarray(image.affine), (z, y, x), tuple(range(z))[::order], spacing_mm,
+                unit=image.header.get_xyzt_units()[0], pixdim=(x_pixdim, y_pixdim, z_pixdim))
 
 
 def labelled_phases(labels: np.ndarray, study_id: str) -> tuple[int, int]:

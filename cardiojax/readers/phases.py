@@ -18,6 +18,7 @@ from cardiojax.readers.dicom_header import Image
 log = logging.getLogger("cardiojax")
 
 NEAR = 0.6                 # of the time between two phases: an image as near as this to a phase is of it
+REFILLED = 6               # phases of a cycle in which the mean of its neighbours may stand for a lost one
 CLOCKS: tuple[Callable[[Image], float | None], ...] = (          # what may say the order in time, the best first
     lambda i: i.trigger_ms, lambda i: i.temporal, lambda i: i.number, lambda i: i.clock_s)
 
@@ -46,6 +47,17 @@ class Acquisition:
     def phase(self, number: int) -> Image | None:
         """The image of a 1-based phase."""
         return next((i for i, n in zip(self.images, self.numbers, strict=True) if n == number), None)
+
+    def standing_for(self, number: int, cycle: Sequence[int]) -> tuple[Image, ...]:
+        """The image of a phase; where it was lost, those before and after it in a cycle of `REFILLED` phases or more;
+        none where these were lost too."""
+        if image := self.phase(number):
+            return (image,)
+        if number not in cycle or len(cycle) < REFILLED:
+            return ()
+        at = list(cycle).index(number)
+        beside = [self.phase(cycle[(at + step) % len(cycle)]) for step in (-1, 1)]
+        return tuple(i for i in beside if i is not None) if None not in beside else ()
 
     @property
     def times_ms(self) -> np.ndarray | None:

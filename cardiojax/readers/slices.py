@@ -7,6 +7,7 @@ import logging
 import numpy as np
 
 from cardiojax.errors import StudyError, one_line
+from cardiojax.grid import Grid, SourceImage
 from cardiojax.readers import geometry
 from cardiojax.readers.dicom_header import Image
 from cardiojax.readers.geometry import Plane
@@ -21,10 +22,11 @@ SAME_POSITION_MM = 2.0
 
 @dataclasses.dataclass(frozen=True)
 class Wanted:
-    """The images wanted of one slice, by what they are called in the log; None for one that it lacks."""
+    """The images wanted of one slice, by what they are called in the log: several where their mean is wanted, none of
+    what it lacks."""
 
     acquisition: Acquisition
-    images: dict[str, Image | None]
+    images: dict[str, tuple[Image, ...]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,6 +39,7 @@ class Stack:
     positions_mm: np.ndarray
     spacing_mm: float
     notes: tuple[str, ...]
+    grid: Grid
 
     @property
     def patient(self) -> Patient:
@@ -78,14 +81,17 @@ def assembled(slices: list[Wanted], normal: np.ndarray, study_id: str) -> Stack:
     """Those slices that have all that is wanted of them, each position once, decoded. Raises StudyError for none."""
     complete = []
     for s in slices:
-        missing = [name for name, image in s.images.items() if image is None]
+        missing = [name for name, images in s.images.items() if not images]
+        if refilled := [name for name, images in s.images.items() if len(images) > 1]:
+            log.warning("study %s: slice %s lacks %s: the mean of its neighbours stands for it", study_id,
+                        s.acquisition.name, " and ".join(refilled))
         if missing:
             log.warning("study %s: slice %s dropped: no %s frame", study_id, s.acquisition.name,
                         " and no ".join(missing))
         else:
             complete.append(s)
     ordered = order_base_to_apex(deduplicate([s.acquisition for s in complete], study_id), normal, study_id)
-    images = {id(s.acquisition): [i for i in s.images.values() if i is not None] for s in complete}
+    images = {id(s.acquisition): list(s.images.values()) for s in complete}
     decoded = [(a, p) for a in ordered if (p := decode(a, images[id(a)], study_id)) is not None]
     if ordered and not decoded:
         raise StudyError(f"study {study_id}: the pixels of none of {len(ordered)} slices can be read (see the log)")
@@ -97,7 +103,9 @@ def assembled(slices: list[Wanted], normal: np.ndarray, study_id: str) -> Stack:
     positions = np.array([a.position_mm for a in kept])
     check_slice_location(kept, positions, study_id)
     spacing_mm, gaps = geometry.slice_spacing_mm(positions, study_id, kept[0].images[0].thickness_mm)
-    return Stack(kept, np.stack(pixels), planes, positions, spacing_mm, tuple(gaps))
+    sources = tuple(tuple(SourceImage(i[0].path, i[0].frame) for i in images[id(a)]) for a in kept)
+    grid = dataclasses.replace(geometry.volume_of(planes, positions, spacing_mm), sources=sources)
+    return Stack(kept, np.stack(pixels), planes, positions, spacing_mm, tuple(gaps), grid)
 
 
 def deduplicate(acquisitions: list[Acquisition], study_id: str) -> list[Acquisition]:
@@ -123,10 +131,11 @@ def order_base_to_apex(acquisitions: list[Acquisition], normal: np.ndarray, stud
     return sorted(acquisitions, key=lambda a: sign * a.position_mm)
 
 
-def decode(a: Acquisition, images: list[Image], study_id: str) -> np.ndarray | None:
-    """The pixels of images of one slice, (H, W, T), or None (logged) where they cannot be decoded."""
+def decode(a: Acquisition, images: list[tuple[Image, ...]], study_id: str) -> np.ndarray | None:
+    """The pixels of images of one slice (means where there are several), (H, W, T), or None (logged) where they cannot
+    be decoded."""
     try:
-        frames = np.stack([i.pixels() for i in images], axis=-1)
+        frames = np.stack([np.mean([i.pixels() for i in several], axis=0) for several in images], axis=-1)
         if bad := int((~np.isfinite(frames)).sum()):
             raise ValueError(f"{bad} pixels are NaN or infinite")
         return frames

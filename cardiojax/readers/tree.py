@@ -4,6 +4,7 @@ import dataclasses
 import logging
 from pathlib import Path
 
+from cardiojax.readers.archive import is_archive
 from cardiojax.readers.dicom_header import Exam, exam_of, is_dicom
 from cardiojax.readers.nifti import existing
 from cardiojax.readers.ukbb import NAME as UKBB_NAME
@@ -101,7 +102,7 @@ def labels_of(name: str, names: set[str]) -> str | None:
 
 def is_study(path: Path) -> bool:
     if path.is_file():
-        return bool(UKBB_NAME.search(path.name)) or path.name.endswith(NIFTI)
+        return bool(UKBB_NAME.search(path.name)) or path.name.endswith(NIFTI) or is_archive(path)
     if (path / "Info.cfg").is_file() or pair_of(path):
         return True
     if cine_of(path) or (path / "study").is_dir() or any(p.is_dir() for p in path.glob("sax_*")):
