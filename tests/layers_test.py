@@ -6,8 +6,9 @@ from pathlib import Path
 import cardiojax
 
 PACKAGE = Path(cardiojax.__file__).parent
-LAYERS = ("errors", "files", "pages", "provenance", "units", "grid", "study", "config", "readers", "preparation", "phantom", "ops",
-          "nets", "models", "data", "synthesis", "evaluate", "writers", "train", "experiment", "port", "bench", "cli")
+LAYERS = ("errors", "files", "pages", "provenance", "units", "grid", "study", "config", "readers", "preparation",
+          "phantom", "ops", "nets", "models", "data", "synthesis", "evaluate", "writers", "train", "experiment", "port",
+          "bench", "cli")
 
 
 def imports(file: Path) -> set[str]:
