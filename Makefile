@@ -1,12 +1,17 @@
-# Two commands: `make demo` and `make test`. Each makes its own environment, installs, and runs.
+# `make demo`, `make test`, `make experiment`: each makes its own environment, installs, and runs.
 PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 OUT ?= runs/demo
+EXPERIMENT ?= runs/experiment_phantom
 
-.PHONY: demo test lint wheel clean
+.PHONY: demo experiment site test lint wheel clean
 demo: $(VENV)/.installed
 	$(BIN)/cardiojax demo --out $(OUT)
+
+experiment: $(VENV)/.installed
+	$(BIN)/cardiojax build phantom --data-dir $(EXPERIMENT)/data
+	$(BIN)/cardiojax experiment --preset tiny --first phantom/dsb_like --second phantom/ukb_like --data-dir $(EXPERIMENT)/data --out $(EXPERIMENT)
 
 test: $(VENV)/.installed-test
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
@@ -14,6 +19,10 @@ test: $(VENV)/.installed-test
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/pyright
+
+site: $(VENV)/.installed
+	$(BIN)/python -m pip install --quiet --no-compile --editable '.[docs]'
+	$(BIN)/mkdocs build
 
 wheel: $(VENV)/.installed-dev
 	$(BIN)/python -m build --wheel

@@ -7,13 +7,10 @@ import collections
 import os
 import signal
 import tempfile
-from importlib.metadata import version
 from pathlib import Path
 
 DEVICES = 8
-# LLVM in place of the emitters compiles in half of the time; later versions do not know the flag
-COMPILER = "--xla_cpu_use_fusion_emitters=false" if version("jaxlib").startswith("0.10.") else ""
-FAKE = f"--xla_force_host_platform_device_count={DEVICES} {COMPILER}".strip()
+FAKE = f"--xla_force_host_platform_device_count={DEVICES}"
 os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '').replace(FAKE, '')} {FAKE}".strip()
 platforms = os.environ.get("JAX_PLATFORMS", "cpu").split(",")
 os.environ["JAX_PLATFORMS"] = ",".join(dict.fromkeys([*platforms, "cpu"]))       # what a GPU is compared with

@@ -33,6 +33,15 @@ def masks(result: dict) -> str:
     return "\n".join(rows)
 
 
+def amounts(result: dict) -> str:
+    """What else the masks say, a row an amount."""
+    rows = ["| | RMSE | bias | r |", "|---|---|---|---|"]
+    for name, said in (("rv_edv_ml", "RV EDV, ml"), ("rv_esv_ml", "RV ESV, ml"), ("lv_mass_g", "LV mass, g")):
+        found = result["amounts"][name]
+        rows.append(f"| {said} | {found['rmse']:.1f} | {found['bias']:+.1f} | {found['r']:.2f} |")
+    return "\n".join(rows)
+
+
 def phases(result: dict) -> str:
     """How many of the cines have ED and ES within one phase of the marked ones."""
     rows = ["| within one phase | ED | ES |", "|---|---|---|"]
@@ -45,7 +54,8 @@ def read(name: str) -> dict:
 
 
 def tables() -> list[str]:
-    return [volumes({name: read(name) for name in VOLUMES}), masks(read("contours_small_acdc")), phases(read("ed_es"))]
+    return [volumes({name: read(name) for name in VOLUMES}), masks(read("contours_small_acdc")),
+            amounts(read("contours_small_acdc")), phases(read("ed_es"))]
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The README's tables of the experiment, out of its JSON.
+"""The tables of docs/experiment.md, out of the experiment's JSON.
 
     python benchmarks/experiment_table.py [FILE]
 

@@ -1,36 +1,24 @@
-"""The README's picture: four slices of a phantom study of each variant at ED and ES, the LV outlined.
+"""The README's picture: a phantom's cine, read from DICOM and measured by the model that ships.
 
-    python docs/picture.py docs/phantom.png
+    python docs/picture.py docs/output.png
 """
 
+import shutil
 import sys
+import tempfile
+from pathlib import Path
 
-import matplotlib
-import numpy as np
-
-matplotlib.use("Agg")
-from matplotlib import pyplot as plt
-
-from cardiojax import phantom, preparation
-from cardiojax.units import ef_percent
+from cardiojax.evaluate.figures import contact_sheet
+from cardiojax.models import load_measuring
+from cardiojax.models.shipped import DEFAULT
+from cardiojax.phantom.dicom import write_exam
 
 
 def main(file: str):
-    figure, axes = plt.subplots(2, 8, figsize=(12, 3.4), layout="constrained")
-    for row, (variant, index) in enumerate((("dsb_like", 11), ("ukb_like", 8))):
-        study = preparation.prepare(phantom.study(variant, index))
-        has_lv = np.flatnonzero((study.masks[..., 0] == 1).any(axis=(1, 2)))
-        at = has_lv[np.linspace(0, len(has_lv) - 2, 4).round().astype(int)]
-        for column, (s, phase) in enumerate([(s, phase) for phase in (0, 1) for s in at]):
-            axis = axes[row, column]
-            axis.imshow(study.frames[s, :, :, phase], cmap="gray")
-            if (study.masks[s, :, :, phase] == 1).any():
-                axis.contour(study.masks[s, :, :, phase] == 1, [0.5], colors="#ffb000", linewidths=0.8)
-            axis.set_axis_off()
-        edv, esv = study.volumes_ml
-        axes[row, 0].set_title(f"{variant}, ED: {edv:.0f} ml", loc="left", fontsize=9)
-        axes[row, 4].set_title(f"ES: {esv:.0f} ml, EF {ef_percent(edv, esv):.0f} %", loc="left", fontsize=9)
-    figure.savefig(file, dpi=100)
+    with tempfile.TemporaryDirectory() as room:
+        write_exam(Path(room) / "phantom", index=1)
+        contact_sheet(load_measuring(DEFAULT).predict(Path(room) / "phantom"), Path(room))
+        shutil.copy(Path(room) / "phantom.png", file)
 
 
 if __name__ == "__main__":

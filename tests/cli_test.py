@@ -237,9 +237,10 @@ def test_a_full_disk_is_one_line(run, tmp_path, capsys):
 
 
 @pytest.mark.slow
-def test_a_gaugan_is_trained_and_judged(run, contours, phantom_data, tmp_path, capsys, monkeypatch):
+def test_a_gaugan_is_trained_and_judged(run, contours, phantom_data, tmp_path, capsys, monkeypatch, pictures_of):
+    """And looked into by its notebook, where an experiment leaves it."""
     monkeypatch.setenv("CARDIOJAX_WEIGHTS", str(tmp_path / "none"))
-    path = tmp_path / "gaugan"
+    path = tmp_path / "stages" / "gaugan_digest"
     words = ["train", "gaugan", "--preset", "tiny", "--data", "phantom/dsb_like:train", "--data-dir", phantom_data,
              "--run", path, "--ngf", "2", "--hidden", "4", "--ndf", "2", "--steps", "2", "--evaluate-every", "2",
              "--judge", run, "--perceptual", f"sfera:{run}", "--contours", contours]
@@ -271,6 +272,7 @@ def test_a_gaugan_is_trained_and_judged(run, contours, phantom_data, tmp_path, c
     code, out, _ = cardiojax(capsys, "show", path)
     assert code == 0
     assert '"labels"' in out
+    assert pictures_of("2_images_from_masks", tmp_path) == 5
 
 
 def test_contours_from_the_command_line(contours, phantom_data, tmp_path, capsys):

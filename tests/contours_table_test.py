@@ -4,6 +4,8 @@ import json
 import runpy
 from pathlib import Path
 
+from cardiojax.models import shipped
+
 ROOT = Path(__file__).parents[1]
 SCRIPT = runpy.run_path(str(ROOT / "benchmarks" / "contours_table.py"))
 PAGE = (ROOT / "docs" / "contours.md").read_text()
@@ -29,3 +31,11 @@ def test_its_sentences_are_the_files():
         row = next(line for line in readme.splitlines() if f"`{name}.json`" in line)
         for measure in ("edv", "esv", "ef"):
             assert f"**{found[measure]['rmse']:.1f}** ({found[measure]['rmse_mean_predictor']:.1f})" in row
+
+
+def test_the_cards_are_the_files():
+    """docs/models/ is what benchmarks/model_cards.py makes of the index and the results."""
+    cards = runpy.run_path(str(ROOT / "benchmarks" / "model_cards.py"))
+    for name in shipped.index():
+        page = ROOT / "docs" / "models" / f"{name}.md"
+        assert page.read_text() == cards["card"](name), "run: python benchmarks/model_cards.py"

@@ -18,7 +18,6 @@ from cardiojax.cli.main import PREEMPTED, main
 from cardiojax.errors import InputError
 from cardiojax.train import hosts
 from cardiojax.train.parallel import Parallel
-from conftest import COMPILER
 from tests import sgd_step
 
 ROOT = Path(__file__).parents[1]
@@ -29,7 +28,7 @@ TRAIN = ("train", "sfera", "--preset", "tiny", "--data", "phantom/dsb_like:train
 
 def python(*words: str, process: int | None = None) -> subprocess.Popen:
     """A Python of its own; as `process` of two, with two devices."""
-    flags = COMPILER if process is None else f"{COMPILER} --xla_force_host_platform_device_count=2"
+    flags = "" if process is None else "--xla_force_host_platform_device_count=2"
     env = {**os.environ, "XLA_FLAGS": flags, "JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}
     return subprocess.Popen([sys.executable, "-m", *words], cwd=ROOT, env=env, stderr=subprocess.PIPE, text=True)
 

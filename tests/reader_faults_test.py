@@ -106,8 +106,13 @@ def test_a_lost_file_does_not_cost_its_slice(tmp_path, lines):
         np.testing.assert_allclose(cine.frames[s, ..., t], whole[s][..., [t - 1, (t + 1) % 8]].mean(-1), rtol=1e-6)
     assert "lacks phase 5: the mean of its neighbours stands for it" in lines()
     assert len(read_dicom_study(tmp_path / "s", (1, 5))) == len(whole)
+    by_phase[3][6].write_bytes(by_phase[3][6].read_bytes()[:-400])         # as if it were lost
+    np.testing.assert_array_equal(read_dicom_cine(tmp_path / "s").frames[:3], cine.frames[:3])
+    assert read_dicom_cine(tmp_path / "s").frames.shape == whole.shape
+    assert "stands for an unreadable image" in lines()
     by_phase[1][5].unlink()
-    assert len(read_dicom_cine(tmp_path / "s").frames) == len(whole) - 1
+    by_phase[3][7].write_bytes(by_phase[3][7].read_bytes()[:-400])
+    assert len(read_dicom_cine(tmp_path / "s").frames) == len(whole) - 2
 
 
 @pytest.mark.parametrize(("times", "cycle", "count", "expected"), [

@@ -9,7 +9,7 @@ from pathlib import Path
 from cardiojax.errors import InputError, Preempted
 
 VERBS = {
-    "demo": "the paper's experiment on a phantom cohort, from nothing to its report, in minutes",
+    "demo": "a phantom patient as raw DICOM, measured: a table, a page, masks, in seconds",
     "build": "write a dataset: phantom, acdc, kaggle_dsb, mnms, ukbb, synthetic → TFDS",
     "train": "train a network: contours, sfera (studies → volumes), gaugan (masks → images)",
     "combine": "contours and a SFERA as one model, a hybrid",
@@ -17,9 +17,12 @@ VERBS = {
     "evaluate": "measure a run on a split: metrics.json, predictions.csv, figures, report.html",
     "experiment": "the paper's question on two datasets: RSO, SSO, RSP, RSA, ablations, seeds",
     "bench": "throughput, latency, memory; beside PyTorch's",
-    "predict": "studies on disk → a CSV of volumes",
+    "predict": "studies on disk → a table of volumes, pages, masks, DICOM",
     "port": "weights of other libraries → ours: VGG, NVlabs/SPADE",
-    "show": "say what a run folder is",
+    "models": "list the models that come with the package",
+    "export": "a run → one file to give away",
+    "doctor": "versions, devices, extras and a self-test, for a bug report",
+    "show": "say what a run or model is",
 }
 PREEMPTED = 75
 

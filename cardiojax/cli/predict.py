@@ -39,10 +39,11 @@ class Predict:
 
     studies: Positional[tuple[Path, ...]]
     """Studies, trees or archives of them, or text files (.txt) with a path a line."""
-    run: Path
-    """A finished run folder."""
     csv: Path
     """The table to write, one row a study."""
+    run: Path = Path("contours-small")
+    """What measures: a model that ships, by its name (`cardiojax models`), a finished run folder, or a file that
+    `cardiojax export` wrote (also hf://OWNER/REPOSITORY/FILE)."""
     ed: int | None = None
     """Phase of the ED frame in every study's cine, from 1 (with --es)."""
     es: int | None = None

@@ -10,22 +10,22 @@ from rich.table import Table
 from tyro.conf import Positional
 
 from cardiojax.errors import RunError
-from cardiojax.files import read_arrays
-from cardiojax.models.saved import read_config, read_metrics
+from cardiojax.models.saved import opened, read_config, read_metrics
 
 ROWS = 8               # evaluations that are shown
 
 
 @dataclasses.dataclass(frozen=True)
 class Show:
-    """Print what a run is: settings, data, versions, parents, size of its model, checkpoints, evaluations."""
+    """Print what a run or model is: settings, data, versions, parents, size, checkpoints, evaluations."""
 
     run: Positional[Path]
+    """A run folder, a file that `cardiojax export` wrote, or the name of a model that ships."""
 
 
 def main(argv: list[str]) -> int:
     args = tyro.cli(Show, args=argv, prog="cardiojax show")
-    config = read_config(args.run)
+    config = read_config(args.run) if args.run.is_dir() else opened(args.run).settings
     print(json.dumps(config, indent=2))
     print(f"parents: {' ← '.join(ancestors(args.run, config)) or 'none, trained from scratch'}")
     print(f"model: {size(args.run)}")
@@ -57,7 +57,7 @@ def ancestors(run: Path, config: dict) -> list[str]:
 
 def size(run: Path) -> str:
     try:
-        arrays = read_arrays(run / "model.npz")
+        arrays = opened(run).arrays
     except RunError as error:
         return str(error)
     parts = {"params": "parameters", "generator": "parameters of the generator",

@@ -1,4 +1,4 @@
-"""Trained models; `load` opens a run folder. Nothing here depends on `train`."""
+"""Trained models; `load` opens one. Nothing here depends on `train`."""
 
 from pathlib import Path
 
@@ -7,7 +7,7 @@ from cardiojax.models.contours import ContoursModel
 from cardiojax.models.gaugan import GauganModel
 from cardiojax.models.hybrid import HybridModel
 from cardiojax.models.measuring import MeasuringModel
-from cardiojax.models.saved import TASKS, read_config
+from cardiojax.models.saved import TASKS, opened
 from cardiojax.models.sfera import SferaModel
 
 __all__ = ["ContoursModel", "GauganModel", "HybridModel", "MeasuringModel", "SferaModel", "load", "load_measuring"]
@@ -16,12 +16,15 @@ MODELS = {"sfera": SferaModel, "contours": ContoursModel, "hybrid": HybridModel,
 
 
 def load(run: str | Path) -> SferaModel | ContoursModel | HybridModel | GauganModel:
-    """Open a run folder, on any number of devices.
+    """A trained model: one that ships, by its name (`cardiojax models` lists them), of a run folder, or of a file that
+    `cardiojax export` wrote (also hf://OWNER/REPOSITORY/FILE). On any number of devices.
 
-    `cardiojax.load("runs/rsp").predict("path/to/study").ef_percent`; `cardiojax.load("runs/gaugan").generate(masks)`.
-    Raises RunError, in one line, where the folder is no run, is of another version or has no model yet.
+    `cardiojax.load("contours-small").predict("path/to/study").ef_percent`;
+    `cardiojax.load("runs/gaugan").generate(masks)`.
+    Raises RunError, in one line, where there is none, it is of another version or has no model yet.
     """
-    return MODELS[read_config(Path(run))["task"]].load(run)
+    settings, arrays, path = opened(run)
+    return MODELS[settings["task"]].from_arrays(settings, arrays, path)
 
 
 def load_measuring(run: str | Path) -> MeasuringModel:

@@ -12,12 +12,12 @@ from jaxtyping import Array, Float
 
 from cardiojax.config import AugmentConfig, ContoursConfig, ContoursNetConfig
 from cardiojax.errors import RunError
-from cardiojax.files import read_arrays, write_arrays
+from cardiojax.files import write_arrays
 from cardiojax.models.curve import Curve
 from cardiojax.models.looks import Seen, as_images, first_look, network_shapes, second_look
 from cardiojax.models.measuring import MeasuringModel
 from cardiojax.models.prediction import Prediction, difference_std, ef_with_std, p_below, reasons_to_refer
-from cardiojax.models.saved import flatten, into_state, read_config
+from cardiojax.models.saved import flatten, into_state, opened
 from cardiojax.preparation import SIZE_PX, prepare
 from cardiojax.preparation.batch import Batch, batch_of, padded_slices
 from cardiojax.study import Cine, Study
@@ -111,9 +111,8 @@ class ContoursModel(MeasuringModel):
 
     @classmethod
     def load(cls, path: str | Path) -> "ContoursModel":
-        """Open a run folder. Raises RunError where `path` is no finished contours run."""
-        path = Path(path)
-        return cls.from_arrays(read_config(path, "contours"), read_arrays(path / "model.npz"), path)
+        """As `cardiojax.load`. Raises RunError where `path` is no finished contours run."""
+        return cls.from_arrays(*opened(path, "contours"))
 
     @classmethod
     def from_arrays(cls, settings: dict[str, Any], arrays: dict[str, np.ndarray], path: Path) -> "ContoursModel":

@@ -3,6 +3,7 @@
 import functools
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -12,8 +13,8 @@ from jaxtyping import Array, Float, Integer, UInt8
 
 from cardiojax.config import GauganNetConfig, jax_dtype
 from cardiojax.errors import InputError, RunError
-from cardiojax.files import read_arrays, write_arrays
-from cardiojax.models.saved import flatten, into_state, read_config
+from cardiojax.files import write_arrays
+from cardiojax.models.saved import flatten, into_state, opened
 from cardiojax.nets.gaugan import STYLE, Discriminator, Generator, padded_px
 from cardiojax.preparation import SIZE_PX
 from cardiojax.preparation.batch import halve_mask
@@ -69,11 +70,14 @@ class GauganModel:
 
     @classmethod
     def load(cls, path: str | Path) -> "GauganModel":
-        """Open a run folder. Raises RunError where it is no GauGAN run, has no model yet or does not fit."""
-        path = Path(path)
-        settings = read_config(path, "gaugan")
+        """As `cardiojax.load`. Raises RunError where it is no GauGAN run, has no model yet or does not fit."""
+        return cls.from_arrays(*opened(path, "gaugan"))
+
+    @classmethod
+    def from_arrays(cls, settings: dict[str, Any], arrays: dict[str, np.ndarray], path: Path) -> "GauganModel":
+        """Of a run's config.json and the arrays of its model.npz. Raises RunError where they do not fit."""
         net = net_config(settings["config"])
-        params, stats, *_ = read_model(path, net)
+        params, stats, *_ = networks_of(arrays, net)
         return cls(net, tuple(settings["labels"]), params, stats, path, settings)
 
     def arrays(self) -> dict[str, np.ndarray]:
@@ -201,9 +205,9 @@ def double(images: Float[np.ndarray, "n h w *c"]) -> Float[np.ndarray, "n h2 w2 
     return np.clip(along(along(images, 1), 2), -1.0, 1.0)
 
 
-def read_model(path: Path, net: GauganNetConfig) -> tuple[nnx.State, nnx.State, nnx.State | None, nnx.State | None]:
+def networks_of(arrays: dict[str, np.ndarray], net: GauganNetConfig
+                ) -> tuple[nnx.State, nnx.State, nnx.State | None, nnx.State | None]:
     """Generator and, where the run has one, discriminator: parameters and statistics of each."""
-    arrays = read_arrays(path / "model.npz")
     _, params, stats = generator_shapes(net)
     generator = into_state(params, arrays, "generator"), into_state(stats, arrays, "generator_stats")
     if not any(name.startswith("discriminator/") for name in arrays):

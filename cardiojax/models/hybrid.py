@@ -13,12 +13,12 @@ import numpy as np
 from jaxtyping import Float
 
 from cardiojax.errors import RunError
-from cardiojax.files import read_arrays, write_arrays
+from cardiojax.files import write_arrays
 from cardiojax.models.contours import ContoursModel
 from cardiojax.models.curve import Curve
 from cardiojax.models.measuring import MeasuringModel
 from cardiojax.models.prediction import Prediction, difference_std, ef_with_std, p_below
-from cardiojax.models.saved import flatten, read_config
+from cardiojax.models.saved import flatten, opened
 from cardiojax.models.sfera import SferaModel
 from cardiojax.study import Cine, Study
 
@@ -69,16 +69,18 @@ class HybridModel(MeasuringModel):
     @classmethod
     def load(cls, path: str | Path) -> "HybridModel":
         """Open a run folder of `cardiojax combine`. Raises RunError where it is none."""
-        path = Path(path)
-        settings, arrays = read_config(path, "hybrid"), read_arrays(path / "model.npz")
+        return cls.from_arrays(*opened(path, "hybrid"))
 
+    @classmethod
+    def from_arrays(cls, settings: dict[str, Any], arrays: dict[str, np.ndarray], path: Path) -> "HybridModel":
+        """Of a run's config.json and the arrays of its model.npz. Raises RunError where they do not fit."""
         def part(name):
             return {k.removeprefix(f"{name}/"): v for k, v in arrays.items() if k.startswith(f"{name}/")}
 
         try:
             blend = Blend(*(part("blend")[field] for field in Blend._fields))
         except KeyError as error:
-            raise RunError(f"{path / 'model.npz'} lacks blend/{error.args[0]}") from None
+            raise RunError(f"the model of {path} lacks blend/{error.args[0]}") from None
         return cls(ContoursModel.from_arrays(settings["contours"], part("contours"), path),
                    SferaModel.from_arrays(settings["sfera"], part("sfera"), path), blend, path, settings)
 
@@ -106,7 +108,7 @@ class HybridModel(MeasuringModel):
                 edv_std_ml=float(std[i, 0]), esv_std_ml=float(std[i, 1]), ef_std_percent=float(ef_std[i]),
                 refer=bool(reasons), reasons="; ".join(reasons), p_ef_below_40=p_below(40.0, ef[i], ef_std[i]),
                 p_ef_below_50=p_below(50.0, ef[i], ef_std[i]), model=self.name,
-                sv_std_ml=difference_std(std[i], self.blend.residual_corr))
+                sv_std_ml=difference_std(std[i], np.asarray(self.blend.residual_corr)))
 
     def curve(self, cine: Cine) -> Curve:
         """As `ContoursModel.curve`."""

@@ -133,11 +133,13 @@ def centroid(weight: Float[Array, "h w"]) -> Float[Array, "2"]:
 
 def probabilities(net: UNet, images: Float[Array, "n p p c"], views: int) -> Float[Array, "n p p 4"]:
     """Of each label, averaged over the first `views` exact views of each image."""
-    total = jnp.zeros((*images.shape[:3], len(LABELS)))
-    for view in VIEWS[:views]:
-        logits = net(turned(images, view), jnp.ones(len(images)))
-        total += turned(jax.nn.softmax(logits), view, back=True)
-    return total / views
+    def seen(images):
+        return jax.nn.softmax(net(images, jnp.ones(len(images))))
+
+    if views == 1:
+        return seen(images)
+    found = jax.lax.map(seen, jnp.stack([turned(images, view) for view in VIEWS[:views]]))      # one program for all
+    return sum(turned(p, view, back=True) for view, p in zip(VIEWS, found, strict=False)) / views
 
 
 def turned(images: Float[Array, "n p p c"], view: int, back: bool = False) -> Float[Array, "n p p c"]:

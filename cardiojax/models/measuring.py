@@ -11,6 +11,7 @@ from jaxtyping import Float
 
 from cardiojax.errors import InputError
 from cardiojax.models.curve import Curve, found_phases
+from cardiojax.models.one_file import ENDING
 from cardiojax.models.prediction import Prediction
 from cardiojax.preparation import is_prepared, prepare
 from cardiojax.preparation.batch import padded_slices
@@ -30,8 +31,8 @@ class MeasuringModel(abc.ABC):
 
     @property
     def name(self) -> str:
-        """Of the run, for tables."""
-        return "" if self.path is None else Path(self.path).absolute().name
+        """Of the run or file, for tables."""
+        return "" if self.path is None else Path(self.path).absolute().name.removesuffix(ENDING)
 
     @abc.abstractmethod
     def predictions(self, studies: Sequence[Study], fill_to: int = 0, slices: int = 0) -> Iterator[Prediction]:

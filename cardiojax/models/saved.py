@@ -1,19 +1,64 @@
-"""The files of a run folder: config.json, metrics.jsonl, and the arrays of model.npz as network states."""
+"""Where a model is kept: a run folder (config.json, metrics.jsonl, model.npz), one file, or the package; its arrays as
+network states."""
 
 import json
+import re
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 from flax import nnx
 
-from cardiojax.errors import RunError
-from cardiojax.files import write_text
+from cardiojax.errors import RunError, one_line
+from cardiojax.files import read_arrays, write_text
+from cardiojax.models.one_file import read_one_file
+from cardiojax.models.shipped import index, read_shipped
 from cardiojax.provenance import commit, versions
 
 FORMAT = 1
+HUB = re.compile(r"hf:/{1,2}")             # a Path has one slash
 TASKS = {"sfera": "SFERA", "gaugan": "GauGAN", "contours": "contours", "hybrid": "hybrid"}
+
+
+class Opened(NamedTuple):
+    """A model's settings (config.json), its arrays by name (model.npz), and where they are from."""
+
+    settings: dict[str, Any]
+    arrays: dict[str, np.ndarray]
+    path: Path
+
+
+def opened(model: str | Path, task: str | None = None) -> Opened:
+    """A model of a run folder, of a file that `cardiojax export` wrote, of the Hugging Face hub
+    (hf://OWNER/REPOSITORY/FILE), or one that ships, by its name.
+
+    Raises RunError where there is none, it is of another version, or of another task than the one asked for.
+    """
+    path = Path(model)
+    if HUB.match(str(model)):
+        path = from_hub(str(model))
+    if not path.exists() and str(model) in index():
+        settings, arrays = read_shipped(str(model))
+    elif path.is_file():
+        settings, arrays = read_one_file(path)
+    else:
+        settings = read_config(path, task)
+        return Opened(settings, read_arrays(path / "model.npz"), path)
+    return Opened(checked(settings, path, task), arrays, path)
+
+
+def from_hub(address: str) -> Path:
+    """The file of hf://OWNER/REPOSITORY/FILE, downloaded once."""
+    try:
+        import huggingface_hub
+    except ImportError:
+        raise RunError(f"{address} needs `pip install 'cardiojax[hub]'`") from None
+    owner, repository, *inside = HUB.sub("", address).split("/")
+    try:
+        return Path(huggingface_hub.hf_hub_download(f"{owner}/{repository}", "/".join(inside) or "model.safetensors"))
+    except (OSError, ValueError) as error:               # no such file, no network, no such name
+        raise RunError(f"{address} cannot be had ({one_line(error)})") from None
 
 
 def read_config(path: Path, task: str | None = None) -> dict[str, Any]:
@@ -23,14 +68,19 @@ def read_config(path: Path, task: str | None = None) -> dict[str, Any]:
     try:
         config = json.loads(file.read_text())
     except FileNotFoundError:
-        raise RunError(f"{path} is not a run folder (no config.json)") from None
+        raise RunError(f"{path} is not a run folder (no config.json), nor a model that ships ({', '.join(index())})"
+                       ) from None
     except (OSError, json.JSONDecodeError) as error:
         raise RunError(f"{file} cannot be read ({error})") from None
-    if config.get("format") != FORMAT:
-        raise RunError(f"{path} has run format {config.get('format')}, this version reads {FORMAT}")
-    if task is not None and config["task"] != task:
-        raise RunError(f"{path} is a {config['task']} run, not a {TASKS[task]} run")
-    return config
+    return checked(config, path, task)
+
+
+def checked(settings: dict[str, Any], path: Path, task: str | None) -> dict[str, Any]:
+    if settings.get("format") != FORMAT:
+        raise RunError(f"{path} has run format {settings.get('format')}, this version reads {FORMAT}")
+    if task is not None and settings["task"] != task:
+        raise RunError(f"{path} is a {settings['task']} run, not a {TASKS[task]} run")
+    return settings
 
 
 def write_config(run: Path, settings: dict[str, Any]):

@@ -17,7 +17,7 @@ from cardiojax.files import read_arrays, write_arrays
 from cardiojax.models.measuring import MeasuringModel
 from cardiojax.models.prediction import Prediction, difference_std, ef_with_std, p_below, reasons_to_refer
 from cardiojax.models.ridge import UNCALIBRATED, Calibration, Ridge
-from cardiojax.models.saved import flatten, into_state, read_config
+from cardiojax.models.saved import flatten, into_state, opened
 from cardiojax.nets.sfera import Sfera
 from cardiojax.preparation.augment import view
 from cardiojax.preparation.batch import Batch, batch_of
@@ -136,9 +136,8 @@ class SferaModel(MeasuringModel):
 
     @classmethod
     def load(cls, path: str | Path) -> "SferaModel":
-        """Open a run folder. Raises RunError where `path` is no finished SFERA run."""
-        path = Path(path)
-        return cls.from_arrays(read_config(path, "sfera"), read_arrays(path / "model.npz"), path)
+        """As `cardiojax.load`. Raises RunError where `path` is no finished SFERA run."""
+        return cls.from_arrays(*opened(path, "sfera"))
 
     @classmethod
     def from_arrays(cls, settings: dict[str, Any], arrays: dict[str, np.ndarray], path: Path) -> "SferaModel":

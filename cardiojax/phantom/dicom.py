@@ -1,6 +1,8 @@
 """Phantom studies as DICOM in the challenge's layout, oblique, with its known faults on request."""
 
 import csv
+import shutil
+import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -73,6 +75,34 @@ def write_study(root: Path, variant: str, index: int, study_id: str, phases: int
     area = np.stack([np.count_nonzero(masks[..., k] == 1, axis=(1, 2)) for k in (0, es)], axis=-1)
     volumes = (area * heart.pixel**2).sum(axis=0) * heart.slice_spacing / 1000
     return 1, es + 1, volumes
+
+
+def write_exam(folder: Path, variant: str = "dsb_like", index: int = 0, phases: int = 20) -> int:
+    """A whole exam as a scanner exports it: numbered series without a name that helps, files without a suffix, the
+    short-axis cine among two long axes and a scout, one file of the cine cut off. Returns the number of files."""
+    with tempfile.TemporaryDirectory(prefix="cardiojax-") as room:
+        write_study(Path(room), variant, index, folder.name, phases, {"truncated"})
+        study = Path(room) / folder.name / "study"
+        series = sorted(study.iterdir(), key=lambda f: int(f.name.split("_")[1]))
+        scout(pydicom.dcmread(next(series[-1].iterdir())), study / "scout_1")
+        count = 0
+        for number, source in enumerate([study / "scout_1", *series], start=1):
+            below = folder / f"{number:03d}"
+            below.mkdir(parents=True)
+            for k, file in enumerate(sorted(source.iterdir()), start=1):
+                shutil.copy(file, below / f"IM{k:04d}")
+                count += 1
+    return count
+
+
+def scout(like: pydicom.Dataset, folder: Path):
+    """Three planes across each other, one image each, of the exam that `like` is of."""
+    folder.mkdir()
+    like.SeriesInstanceUID, like.SeriesNumber, like.SeriesDescription = generate_uid(), 1, "localizer"
+    for k, axes in enumerate(((1, 0, 0, 0, 1, 0), (0, 1, 0, 0, 0, -1), (1, 0, 0, 0, 0, -1)), start=1):
+        like.ImageOrientationPatient, like.InstanceNumber = list(axes), k
+        like.SOPInstanceUID = like.file_meta.MediaStorageSOPInstanceUID = generate_uid()
+        like.save_as(folder / f"{k}.dcm", enforce_file_format=True)
 
 
 def write_challenge(root: Path, variant: str, indices: Iterable[int], phases: int = 12,

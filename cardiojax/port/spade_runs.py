@@ -10,8 +10,8 @@ from flax import nnx
 from cardiojax.config import GauganNetConfig
 from cardiojax.errors import InputError, RunError
 from cardiojax.files import write_arrays
-from cardiojax.models.gaugan import build_discriminator, build_generator, net_config, read_model, split_net
-from cardiojax.models.saved import flatten, read_config, write_config
+from cardiojax.models.gaugan import build_discriminator, build_generator, net_config, networks_of, split_net
+from cardiojax.models.saved import flatten, opened, write_config
 from cardiojax.nets.gaugan import UPSAMPLINGS, Upsamplings
 from cardiojax.port import foreign
 from cardiojax.port.spade import fill, to_nvlabs
@@ -67,10 +67,11 @@ def net_of(generator: dict[str, np.ndarray], discriminator: dict[str, np.ndarray
 
 def export(run: Path, target: Path):
     """A run's generator and discriminator as one NVlabs state dict, names below "G/" and "D/"."""
-    net = net_config(read_config(run, "gaugan")["config"])
+    settings, stored, _ = opened(run, "gaugan")
+    net = net_config(settings["config"])
     if net.style:
         raise RunError(f"{run} has a style encoder, which has no equal in NVlabs' names at this size")
-    model = read_model(run, net)
+    model = networks_of(stored, net)
     arrays = {}
     for key, build, params, stats in (("G", build_generator, *model[:2]), ("D", build_discriminator, *model[2:])):
         if params is not None:

@@ -11,7 +11,7 @@ from cardiojax.grid import Grid, SourceImage
 from cardiojax.readers import geometry
 from cardiojax.readers.dicom_header import Image
 from cardiojax.readers.geometry import Plane
-from cardiojax.readers.phases import Acquisition, numbered
+from cardiojax.readers.phases import REFILLED, Acquisition, numbered
 from cardiojax.readers.series import PARALLEL
 from cardiojax.study import Patient
 
@@ -133,15 +133,27 @@ def order_base_to_apex(acquisitions: list[Acquisition], normal: np.ndarray, stud
 
 def decode(a: Acquisition, images: list[tuple[Image, ...]], study_id: str) -> np.ndarray | None:
     """The pixels of images of one slice (means where there are several), (H, W, T), or None (logged) where they cannot
-    be decoded."""
-    try:
-        frames = np.stack([np.mean([i.pixels() for i in several], axis=0) for several in images], axis=-1)
-        if bad := int((~np.isfinite(frames)).sum()):
-            raise ValueError(f"{bad} pixels are NaN or infinite")
-        return frames
-    except Exception as error:                          # pydicom and its decoders raise many kinds
-        log.warning("study %s: slice %s dropped: pixels unreadable (%s)", study_id, a.name, one_line(error))
-        return None
+    be decoded. In a cine the mean of its neighbours stands for a phase that cannot, as for one that was lost."""
+    frames, why = [], {}
+    for t, several in enumerate(images):
+        try:
+            frame = np.mean([i.pixels() for i in several], axis=0)
+            if bad := int((~np.isfinite(frame)).sum()):
+                raise ValueError(f"{bad} pixels are NaN or infinite")
+            frames.append(frame)
+        except Exception as error:                      # pydicom and its decoders raise many kinds
+            why[t] = one_line(error)
+            frames.append(None)
+    for t, reason in why.items():
+        beside = frames[t - 1], frames[(t + 1) % len(images)]
+        if len(images) < REFILLED or any(frame is None for frame in beside):
+            log.warning("study %s: slice %s dropped: pixels unreadable (%s)", study_id, a.name, reason)
+            return None
+    for t, reason in why.items():
+        log.warning("study %s: slice %s: the mean of its neighbours stands for an unreadable image (%s)", study_id,
+                    a.name, reason)
+        frames[t] = (frames[t - 1] + frames[(t + 1) % len(images)]) / 2
+    return np.stack(frames, axis=-1)
 
 
 def onto_one_grid(planes: list[Plane], pixels: list[np.ndarray], names: list[str], study_id: str

@@ -134,8 +134,9 @@ def planned(patients: Mapping[str, Sequence[Study]], generator: GauganModel | No
 
 def weights_digest(generator: GauganModel) -> str:
     if generator.path is None:
-        raise RunError("a cohort is made by the generator of a run folder")
-    return hashlib.sha256((generator.path / "model.npz").read_bytes()).hexdigest()
+        raise RunError("a cohort is made by the generator of a run folder or a file")
+    file = generator.path / "model.npz" if generator.path.is_dir() else generator.path
+    return hashlib.sha256(file.read_bytes()).hexdigest()
 
 
 def name(ancestor: Study, recipe: Recipe) -> str:

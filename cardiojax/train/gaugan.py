@@ -26,11 +26,11 @@ from cardiojax.models.gaugan import (
     build_discriminator,
     build_generator,
     net_config,
+    networks_of,
     new_networks,
     padded,
-    read_model,
 )
-from cardiojax.models.saved import read_config
+from cardiojax.models.saved import opened
 from cardiojax.nets.gaugan import STYLE, Discriminator, padded_px
 from cardiojax.nets.spade import MOMENTUM, SpectralVector, power_iteration
 from cardiojax.preparation.augment import augment_frames, study_keys
@@ -268,13 +268,14 @@ def parent(init: Path | None, config: GauganConfig) -> tuple[nnx.State, ...] | N
     """The weights of the run that training starts from. Raises RunError where its network is another."""
     if init is None:
         return None
-    net = net_config(read_config(init, "gaugan")["config"])
+    settings, arrays, _ = opened(init, "gaugan")
+    net = net_config(settings["config"])
     overrides: dict = {"dtype": config.net.dtype}
     if not net.style:
         overrides["size_px"] = config.net.size_px        # without a style encoder the network has no size of its own
     if dataclasses.replace(net, **overrides) != config.net:
         raise RunError(f"--init {init} has another network: {net}")
-    model = read_model(init, net)
+    model = networks_of(arrays, net)
     if model[2] is None:
         raise RunError(f"--init {init} has no discriminator to go on with")
     return tuple(jax.tree.map(jnp.asarray, part) for part in model)

@@ -1,0 +1,64 @@
+"""README and pages: links that lead somewhere, commands whose verbs and flags exist."""
+
+import functools
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from cardiojax.cli.main import VERBS, main
+
+ROOT = Path(__file__).parents[1]
+PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *(ROOT / "launch").glob("*.md")])
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_links_lead_somewhere(page):
+    for target in re.findall(r"\]\(([^)\s]+)\)", page.read_text()):
+        if not re.match(r"https?:|mailto:", target):
+            file, _, anchor = target.partition("#")
+            found = (page.parent / file) if file else page
+            assert found.exists(), target
+            if anchor:
+                assert anchor in {slug(line) for line in found.read_text().splitlines() if line.startswith("#")}, target
+
+
+def slug(heading: str) -> str:
+    return re.sub(r"[^\w\- ]", "", heading.lstrip("# ").lower()).replace(" ", "-")
+
+
+def commands(page: Path) -> list[str]:
+    """Of the shell blocks, with continued lines joined; without comments."""
+    blocks = re.findall(r"```sh\n(.*?)```", page.read_text(), re.DOTALL)
+    lines = "\n".join(blocks).replace("\\\n", " ").splitlines()
+    return [line.split("  #")[0].strip() for line in lines if line.startswith("cardiojax ")]
+
+
+@functools.cache
+def help_of(*words: str) -> str:
+    import contextlib
+    import io
+
+    said = io.StringIO()
+    with contextlib.redirect_stdout(said), contextlib.suppress(SystemExit):
+        main([*words, "--help"])
+    return said.getvalue()
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if commands(page)],
+                         ids=lambda page: str(page.relative_to(ROOT)))
+def test_commands_are_ones_that_there_are(page):
+    for line in commands(page):
+        _, verb, *words = shlex.split(line.replace("…", ""))
+        assert verb in VERBS, line
+        if verb == "local" or "--" in words:
+            words = words[:words.index("--")] if "--" in words else words
+        below = [w for w in words[:1] if verb in ("train", "bench", "build", "port") and not w.startswith("-")]
+        said = help_of(verb, *(below if verb in ("train", "bench", "port") or below == ["synthetic"] else []))
+        for flag in (w for w in words if w.startswith("--")):
+            assert re.search(rf"{re.escape(flag)}\b", said), (line, flag)
+
+
+def test_the_readme_is_short():
+    assert len((ROOT / "README.md").read_text().splitlines()) < 200
