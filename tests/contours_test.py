@@ -289,7 +289,17 @@ def test_the_command_line_writes_everything_beside_the_table(finished, acdc_pati
         *(f"{name}_{phase}.nii.gz" for name in rows for phase in ("ED", "ES")),
         *(f"{name}_cine.nii.gz" for name in dicom)}
     assert nib.load(out / "masks" / "packed_cine.nii.gz").shape[3] == 5
-    assert len((out / "curves.csv").read_text().splitlines()) == 11
+    curves = (out / "curves.csv").read_text()
+    assert len(curves.splitlines()) == 11
+    # as a process that was killed between a study's files and its row leaves them
+    kept = [line for line in (out / "v.csv").read_text().splitlines() if not line.startswith("packed")]
+    (out / "v.csv").write_text("\n".join(kept) + "\n")
+    (out / "report" / "packed.html").unlink()
+    assert main(["predict", str(tree), "--run", str(finished[0]), "--csv", str(out / "v.csv"), "--resume", "--report",
+                 str(out / "report"), "--curves", str(out / "curves.csv")]) == 1
+    assert sorted((out / "curves.csv").read_text().splitlines()) == sorted(curves.splitlines())
+    assert {row["study_id"] for row in csv.DictReader((out / "v.csv").open())} == set(rows)
+    assert (out / "report" / "packed.html").exists()
     page = (out / "report" / "folder.html").read_text()
     assert "base to apex by" in page
     assert rows["folder"]["sv_std_ml"] in page or f"± {float(rows['folder']['sv_std_ml']):.0f} ml" in page

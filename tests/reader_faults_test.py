@@ -11,8 +11,8 @@ from pydicom.uid import generate_uid
 
 from cardiojax.errors import StudyError
 from cardiojax.phantom.dicom import write_study
-from cardiojax.readers import find_studies, read_cine, read_dicom_cine, read_dicom_study, read_study
-from cardiojax.readers.dicom_header import Image, is_dicom, read_header
+from cardiojax.readers import dicom_header, find_studies, read_cine, read_dicom_cine, read_dicom_study, read_study
+from cardiojax.readers.dicom_header import Image, dcmread, is_dicom, read_header
 from cardiojax.readers.geometry import Plane, clusters
 from cardiojax.readers.phases import Acquisition, in_time, nearer_the_r_wave, numbered
 
@@ -203,3 +203,14 @@ def test_a_text_that_begins_like_a_group_is_no_dicom(tmp_path):
     bare.SOPClassUID, bare.SOPInstanceUID, bare.PatientID = "1.2.840.10008.5.1.4.1.1.4", generate_uid(), "x" * 60
     pydicom.dcmwrite(tmp_path / "d", bare, implicit_vr=False, little_endian=True, enforce_file_format=False)
     assert is_dicom(tmp_path / "d")
+
+
+def test_an_object_of_many_frames_is_opened_once(shared, monkeypatch):
+    """And not once a frame: they come with hundreds of frames and megabytes."""
+    path, = find_studies(shared / "faults" / "enhanced_mr")
+    opened = []
+    monkeypatch.setattr(dicom_header, "dcmread", lambda file, **options: opened.append(options) or dcmread(
+        file, **options))
+    dicom_header.of_many_frames.cache_clear()
+    assert read_cine(path).frames.shape[-1] == 6
+    assert opened.count({}) == 1

@@ -1,11 +1,14 @@
 """What `cardiojax predict` writes of each study beside its row."""
 
 import csv
+import io
 import logging
+from collections.abc import Collection
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cardiojax.errors import StudyError
+from cardiojax.files import write_text
 
 if TYPE_CHECKING:
     from cardiojax.cli.predict import Predict
@@ -13,16 +16,20 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("cardiojax")
 
+CURVE_COLUMNS = ("study_id", "phase", "time_ms", "lv_ml", "myocardium_ml", "rv_ml")
+
 
 class Outputs:
     """What is written of each study beside its row."""
 
-    def __init__(self, args: "Predict", new: bool):
-        """new: whether --curves begins with its header."""
-        self.args, self.new, self.said = args, new, None
+    def __init__(self, args: "Predict", before: Collection[str]):
+        """before: the studies that an earlier process has measured."""
+        self.args, self.said = args, None
         self.missing: list[str] = []       # what was asked for and could not be written
         if args.dicom:
             from cardiojax.writers import dicom  # noqa: F401  says what is missing before anything is measured
+        if args.curves:
+            begin_curves(args.curves, before)
         if args.report:
             from cardiojax.writers.page import Said
             self.said = Said()
@@ -41,8 +48,7 @@ class Outputs:
                 self.missing.append(str(error))
                 log.error("%s", error)
         if args.curves and prediction.curve is not None:
-            add_curve(args.curves, prediction, self.new)
-            self.new = False
+            add_curve(args.curves, prediction)
         if args.figures:
             from cardiojax.evaluate.figures import contact_sheet
             contact_sheet(prediction, args.figures)
@@ -58,15 +64,25 @@ class Outputs:
             log.info("report: %s", write_index(rows, failed, self.args.report))
 
 
-def add_curve(table: Path, prediction: "Prediction", new: bool):
-    """A row a phase: study_id, phase, time_ms (empty where it is not known), lv_ml, myocardium_ml, rv_ml."""
+def begin_curves(table: Path, before: Collection[str]):
+    """The table with its header and the rows of the studies that were measured `before`: a process that was killed may
+    have left others."""
+    rows = []
+    if before and table.exists():
+        with table.open(newline="") as stream:
+            rows = [row for row in list(csv.reader(stream))[1:] if row and row[0] in before]
+    content = io.StringIO(newline="")
+    csv.writer(content).writerows([CURVE_COLUMNS, *rows])
+    table.parent.mkdir(parents=True, exist_ok=True)
+    write_text(table, content.getvalue())
+
+
+def add_curve(table: Path, prediction: "Prediction"):
+    """A row a phase; its time is empty where it is not known."""
     curve = prediction.curve
     assert curve is not None
-    table.parent.mkdir(parents=True, exist_ok=True)
-    with table.open("w" if new else "a", newline="") as stream:
+    with table.open("a", newline="") as stream:
         writer = csv.writer(stream)
-        if new:
-            writer.writerow(["study_id", "phase", "time_ms", "lv_ml", "myocardium_ml", "rv_ml"])
         for i, volumes in enumerate(zip(curve.lv_ml, curve.myocardium_ml, curve.rv_ml, strict=True)):
             time_ms = "" if curve.phase_ms is None else f"{curve.phase_ms[i]:.1f}"
             writer.writerow([prediction.study_id, i + 1, time_ms, *(f"{v:.2f}" for v in volumes)])

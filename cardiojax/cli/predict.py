@@ -96,7 +96,7 @@ def main(argv: list[str]) -> int:
     before = rows_of(args.csv, COLUMNS) if args.resume and args.csv.exists() else {}
     if before:                                          # whole, should this process end here
         write_text(args.csv, table_of(before.values(), COLUMNS))
-    rows, failed, outputs = list(before.values()), [], Outputs(args, new=not before)
+    rows, failed, outputs = list(before.values()), [], Outputs(args, before)
     with args.csv.open("a" if before else "w", newline="") as stream:
         writer = csv.DictWriter(stream, COLUMNS)
         if not before:
@@ -106,10 +106,10 @@ def main(argv: list[str]) -> int:
                 failed.append(prediction)
                 log.error("%s", prediction)
                 continue
+            outputs.write(prediction)                   # first: a study with a row is not measured again
             rows.append(prediction.row())
             writer.writerow(rows[-1])
             stream.flush()
-            outputs.write(prediction)
     outputs.close(rows, failed)
     if failed and not rows:
         raise InputError(f"none of {len(failed)} studies could be measured: {failed[0]}")

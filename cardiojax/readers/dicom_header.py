@@ -2,6 +2,7 @@
 
 import collections
 import dataclasses
+import functools
 import logging
 import re
 import warnings
@@ -55,7 +56,7 @@ class Image:
 
     def pixels(self) -> np.ndarray:
         """(rows, columns) in the scanner's values. Raises ValueError and what pydicom raises where it cannot."""
-        dataset = dcmread(self.path)
+        dataset = dcmread(self.path) if self.frame is None else of_many_frames(self.path, self.path.stat().st_mtime_ns)
         syntax = dataset.file_meta.get("TransferSyntaxUID")
         if syntax is not None and syntax.is_compressed and not get_decoder(syntax).is_available:
             raise ValueError(f"compressed as {syntax.name}, which needs `pip install 'cardiojax[compressed]'`")
@@ -83,6 +84,12 @@ def dcmread(file: Path, **options) -> pydicom.Dataset:
             dataset.file_meta.TransferSyntaxUID = (
                 ImplicitVRLittleEndian if dataset.original_encoding[0] else ExplicitVRLittleEndian)
         return dataset
+
+
+@functools.lru_cache(maxsize=4)
+def of_many_frames(file: Path, changed_ns: int) -> pydicom.Dataset:
+    """An object of many frames, which are asked for one by one. changed_ns: when the file was."""
+    return dcmread(file)
 
 
 def begins_with_a_group(file: Path) -> bool:
