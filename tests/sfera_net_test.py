@@ -1,6 +1,7 @@
 """The network's laws: padding, batch companions and packing change nothing, in outputs, statistics and gradients."""
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -24,19 +25,27 @@ def test_exact_parameter_count(preset):
     assert sum(np.prod(leaf.shape, dtype=int) for leaf in jax.tree.leaves(shapes)) == PARAMETERS[preset]
 
 
-def run(net, frames, n, slice_budget=None, train=True):
+@functools.cache
+def network(net):
+    return new_network(net, jax.random.key(3))
+
+
+@functools.partial(jax.jit, static_argnums=(0, 3))
+def everything(net, frames, n, slice_budget):
+    graph, params, stats = network(net)
+
+    def loss(params):
+        model = nnx.merge(graph, params, stats, copy=True)
+        out = model(frames, n, train=True, slice_budget=slice_budget)
+        return (out.volumes ** 2).sum() + (out.areas ** 3).sum(), (out, nnx.state(model, nnx.BatchStat))
+
+    return jax.value_and_grad(loss, has_aux=True)(params)
+
+
+def run(net, frames, n, slice_budget=None):
     """Outputs of the real part, statistics and gradients of a loss over them."""
-    graph, params, stats = new_network(net, jax.random.key(3))
-
-    @jax.jit
-    def everything(params, frames, n):
-        def loss(params):
-            model = nnx.merge(graph, params, stats, copy=True)
-            out = model(frames, n, train=train, slice_budget=slice_budget)
-            return (out.volumes ** 2).sum() + (out.areas ** 3).sum(), (out, nnx.state(model, nnx.BatchStat))
-        return jax.value_and_grad(loss, has_aux=True)(params)
-
-    (_, (out, new)), gradients = everything(params, jnp.asarray(frames), jnp.asarray(n))
+    network(net)                                        # outside of the trace
+    (_, (out, new)), gradients = everything(net, jnp.asarray(frames), jnp.asarray(n), slice_budget)
     return out.volumes, out.features, jax.tree.leaves(new), jax.tree.leaves(gradients)
 
 
@@ -70,11 +79,17 @@ def test_packing_changes_nothing(stacks):
 
 def test_a_prediction_does_not_depend_on_its_companions(stacks):
     frames, n = stacks
-    together = run(TINY, frames, n, train=False)
+
+    @jax.jit
+    def outputs(frames, n):
+        return nnx.merge(*network(TINY), copy=True)(frames, n)
+
+    network(TINY)
+    together = outputs(frames, n)
     for i in range(len(n)):
-        alone = run(TINY, frames[i:i + 1, :n[i]], n[i:i + 1], train=False)
-        close(together[0][i], alone[0][0])
-        close(together[1][i], alone[1][0])
+        alone = outputs(frames[i:i + 1, :n[i]], n[i:i + 1])
+        close(together.volumes[i], alone.volumes[0])
+        close(together.features[i], alone.features[0])
 
 
 def test_bfloat16_convolves_near_float32_and_keeps_parameters(stacks):
