@@ -39,6 +39,11 @@ class Grid:
     off_mm: float = 0.0
     sources: tuple[tuple[SourceImage, ...], ...] = ()
 
+    @property
+    def lps(self) -> Float[np.ndarray, "4 4"]:
+        """`affine` towards the left, back and head, as DICOM has them."""
+        return np.diag([-1.0, -1, 1, 1]) @ self.affine
+
     def phases(self, which: list[int]) -> "Grid":
         """Of a study of some phases of this one, counted from 0."""
         return dataclasses.replace(self, sources=tuple(tuple(row[t] for t in which) for row in self.sources))

@@ -11,9 +11,11 @@ import pydicom
 from cardiojax import __version__
 from cardiojax.errors import InputError, StudyError, one_line
 from cardiojax.files import write_bytes
+from cardiojax.grid import Grid
 from cardiojax.models.masks import cleaned
 from cardiojax.models.prediction import Prediction
 from cardiojax.readers.dicom_header import dcmread, read_header
+from cardiojax.readers.geometry import Plane
 from cardiojax.study import ED, ES, Study
 from cardiojax.units import LABELS
 
@@ -59,7 +61,8 @@ def write_objects(prediction: Prediction, folder: Path) -> list[Path]:
         raise StudyError(f"study {prediction.study_id}: DICOM SEG and SR need a study that was read from DICOM")
     folder.mkdir(parents=True, exist_ok=True)
     try:
-        sources = [[header_of(row[phase].file) for row in study.grid.sources] for phase in range(2)]
+        headers = {file: header_of(file) for file in {image.file for row in study.grid.sources for image in row}}
+        sources = [[headers[row[phase].file] for row in study.grid.sources] for phase in range(2)]
         agreed([*sources[ED], *sources[ES]])
         objects = {f"{study.study_id}.sr.dcm": report(prediction, sources)}
         if study.masks is not None:
@@ -112,8 +115,8 @@ def segmentation(study: Study, phase: int, sources: list[pydicom.Dataset], serie
     assert grid is not None
     assert study.masks is not None
     labels = grid.labels_as_read(cleaned(study.masks)[..., phase])
-    lps = np.diag([-1.0, -1, 1, 1]) @ grid.affine
-    column, row = (lps[:3, i] / np.linalg.norm(lps[:3, i]) for i in (0, 1))
+    column, row = (grid.lps[:3, i] / np.linalg.norm(grid.lps[:3, i]) for i in (0, 1))
+    planes = {file: [image.plane for image in read_header(file)] for file in {row[phase].file for row in grid.sources}}
     images = one_of_each(sources)
     fitting = [copy.deepcopy(i) for i in images if said_of_grid(i) == said_of_grid(images[0])]
     for image in fitting:                               # highdicom wants one series; many scanners give each slice one
@@ -128,8 +131,9 @@ def segmentation(study: Study, phase: int, sources: list[pydicom.Dataset], serie
             series_description="cardiojax contours",
             pixel_measures=hd.PixelMeasuresSequence(grid.spacing_mm, study.slice_spacing_mm),
             plane_orientation=hd.PlaneOrientationSequence("PATIENT", [*column, *row]),
-            plane_positions=[hd.PlanePositionSequence("PATIENT", origin_mm(study, s, phase))
-                             for s in range(len(study))])
+            plane_positions=[hd.PlanePositionSequence(
+                "PATIENT", origin_mm(grid, s, planes[row[phase].file][row[phase].frame or 0]))
+                for s, row in enumerate(grid.sources)])
     found.ReferencedSeriesSequence = referenced(images)
     return found
 
@@ -159,17 +163,11 @@ def segment(label: int) -> hd.seg.SegmentDescription:
             "cardiojax contours", codes.DCM.ArtificialIntelligence, __version__))
 
 
-def origin_mm(study: Study, s: int, phase: int) -> np.ndarray:
-    """Of a slice's first pixel, as its image says; by the stack where that was resampled to the others' grid."""
-    grid = study.grid
-    assert grid is not None
-    source = grid.sources[s][phase]
-    plane = read_header(source.file)[source.frame or 0].plane
-    lps = np.diag([-1.0, -1, 1, 1]) @ grid.affine
-    fits = plane.shape == grid.shape[1:] and np.allclose(
-        np.stack([plane.along_row * plane.spacing_mm[1], plane.along_col * plane.spacing_mm[0]], axis=1), lps[:3, :2],
-        atol=1e-3)
-    return plane.origin if fits else (lps @ [0, 0, grid.at[s], 1])[:3]
+def origin_mm(grid: Grid, s: int, plane: Plane) -> np.ndarray:
+    """Of a slice's first pixel, as its image's `plane` says; by the stack where that was resampled to the others'."""
+    axes = np.stack([plane.along_row * plane.spacing_mm[1], plane.along_col * plane.spacing_mm[0]], axis=1)
+    fits = plane.shape == grid.shape[1:] and np.allclose(axes, grid.lps[:3, :2], atol=1e-3)
+    return plane.origin if fits else (grid.lps @ [0, 0, grid.at[s], 1])[:3]
 
 
 def one_of_each(sources: list[pydicom.Dataset]) -> list[pydicom.Dataset]:
@@ -192,9 +190,9 @@ def report(prediction: Prediction, sources: list[list[pydicom.Dataset]]) -> hd.s
         algorithm_id=hd.sr.AlgorithmIdentification(f"cardiojax {prediction.model}".strip(), __version__),
         source_images=[hd.sr.SourceImageForMeasurementGroup.from_source_image(image) for image in images]
         if len(images) > 1 else None)
-    content = hd.sr.MeasurementReport(hd.sr.ObservationContext(observer), codes.LN.MRHeart
-                                      if hasattr(codes.LN, "MRHeart") else CodedConcept("24748-6", "LN", "MR Heart"),
-                                      [group], title=codes.DCM.ImagingMeasurementReport)
+    content = hd.sr.MeasurementReport(hd.sr.ObservationContext(observer),
+                                      CodedConcept("24748-6", "LN", "MR Heart"), [group],
+                                      title=codes.DCM.ImagingMeasurementReport)
     return hd.sr.ComprehensiveSR(images, content, series_instance_uid=hd.UID(), series_number=SERIES["SR"],
                                  sop_instance_uid=hd.UID(), instance_number=1, manufacturer="cardiojax",
                                  is_complete=True, is_final=False, series_description="cardiojax measurements")
