@@ -1,99 +1,188 @@
-"""Every figure that the README gives of a machine, in one go; made for a node with a GPU.
+"""Every figure that the README gives of a GPU, in eight minutes of it: ours, then PyTorch's best, then a warm start.
 
-    python benchmarks/machine.py --preset large --data acdc:train --data-dir data --out benchmarks/results/h100
+    python benchmarks/machine.py --preset paper --peer --out benchmarks/results/gpu_h200
 
-One file a measurement, as `cardiojax bench` writes it, each beside PyTorch's best (bf16, channels-last, torch.compile)
-where `--peer torch` says so; and summary.json: the largest batch that a device holds, model-FLOPs utilisation, the
-hours that the paper's cohort of 22,653 studies would take, SFERA's latency. What is there already stays.
-`--preset tiny --rounds 1` tries all of it on any machine, in a quarter of an hour on 2 cores.
+Each side is a process of its own that has the GPU to itself. It builds its programs side by side (compiling is most of
+the time, and the host's), most important first, then measures each alone: medians of calls that wait. What is there
+already stays, so that a run that was cut off goes on. `--profile` lists each program's kernels beside.
+`--preset tiny --seconds 60` tries all of it on any machine.
 """
 
 import argparse
-import dataclasses
+import collections
+import concurrent.futures
 import json
+import logging
+import os
+import re
+import subprocess
+import sys
+import threading
+import time
 from pathlib import Path
 
-import jax
+BEGAN = time.time()
+CALLS, CALLS_S = 40, 2.0          # at most so many calls of a program, for at most so long
+BUILDERS = 3                      # programs built at a time, after the first: compiling tries kernels on the GPU too
 
-from cardiojax.bench import measure
-from cardiojax.bench.workloads import Spec
-from cardiojax.cli.bench import device_name
-from cardiojax.cli.bench import main as bench
-from cardiojax.config import EXPERIMENT_PRESETS
-from cardiojax.errors import InputError
-from cardiojax.files import write_text
-from cardiojax.provenance import commit
-
-COHORT = EXPERIMENT_PRESETS["large"].synthetic
-IMAGES_A_STUDY = 20        # 10 slices at ED and ES
-DTYPES = ["--dtypes", "float32", "bfloat16"]
-MEASUREMENTS = {
-    "train_gaugan": ["train", "--task", "gaugan", *DTYPES],
-    "generate": ["generate", *DTYPES],
-    "train_sfera": ["train", "--task", "sfera", *DTYPES],
-    "predict": ["predict", *DTYPES],
-    "latency": ["predict", "--batch", "1", *DTYPES],
-    "input_gaugan": ["input", "--task", "gaugan"],
-    "input_sfera": ["input", "--task", "sfera"],
-    "scaling_gaugan": ["scaling", "--task", "gaugan"],
-    "scaling_sfera": ["scaling", "--task", "sfera"],
+OURS = {
+    "gaugan step": {"what": "train", "task": "gaugan", "dtype": "bfloat16"},
+    "sfera step": {"what": "train", "task": "sfera", "dtype": "bfloat16"},
+    "images": {"what": "generate", "dtype": "bfloat16"},
+    "one study": {"what": "predict", "batch": 1},
+    "contours step": {"what": "train", "task": "contours", "dtype": "bfloat16"},
+    "64 studies": {"what": "predict", "batch": 64, "dtype": "bfloat16"},
+    "sfera steps with input": {"what": "loop", "task": "sfera", "dtype": "bfloat16"},
+    "one study, contours": {"what": "predict", "task": "contours", "batch": 1, "dtype": "bfloat16"},
+    "gaugan step, dense": {"what": "train", "task": "gaugan", "dtype": "bfloat16", "spade": "dense"},
+    "gaugan step, float32": {"what": "train", "task": "gaugan"},
+    "sfera step, float32": {"what": "train", "task": "sfera"},
 }
+PEERS = ["gaugan step", "sfera step", "images", "one study", "contours step", "64 studies"]
 
 
-def largest_batch(spec: Spec, most: int) -> list[dict]:
-    """Throughput at 1, 2, 4 … times the preset's batch, up to the first that does not fit."""
-    found, batch = [], spec.config.batch
-    while batch <= most:
-        try:
-            side, = measure.measured([dataclasses.replace(spec, batch=batch)], 3, lambda side: None)
-        except InputError as error:
-            return [*found, {"batch": batch, "failed": str(error)[-300:]}]
-        found += [row for row in side.rows() if not row["what"].endswith(" call")]
-        batch *= 2
-    return found
+def specs(preset: str, side: str):
+    from cardiojax.bench.workloads import Spec
+    of_peer = {"impl": "torch", "compiled": True} if side == "torch" else {}
+    names = {"ours": list(OURS), "torch": PEERS, "warm": ["gaugan step"]}[side]
+    return {name: Spec(**OURS[name], **of_peer,
+                       preset="large" if preset == "paper" and "contours" in name else preset) for name in names}
 
 
-def value(rows: list[dict], what: str, unit: str) -> dict[str, float]:
-    """Our figures of a measurement, by type."""
-    return {r["dtype"]: r["value"] for r in rows
-            if (r["what"], r["unit"], r["impl"]) == (what, unit, "cardiojax")}
+def build(name: str, spec, file: Path, lock: threading.Lock):
+    """The workload after two calls, or None where it fails; programs of one process must not run at the same time."""
+    from cardiojax.bench.ours import ours
+    from cardiojax.bench.theirs import theirs
+    try:
+        workload = (ours if spec.impl == "cardiojax" else theirs)(spec)
+        with lock:
+            workload.call()
+            workload.call()
+    except Exception as error:                          # one that fails must not take the others' figures along
+        say(f"{name} failed: {type(error).__name__}: {' '.join(str(error).split())[:300]}")
+        return None
+    say(f"{name}: built")
+    if name == "gaugan step" and spec.impl == "cardiojax":
+        file.with_name(f"start_{file.stem}.json").write_text(json.dumps(time.time() - BEGAN))
+    return workload
 
 
-def summary(results: dict[str, list[dict]]) -> dict:
-    made = value(results["generate"], "generate gaugan", "images/s")
-    return {"model_flops_utilisation": {name: value(results[name], f"{what} model-FLOPs utilisation", "of peak")
-                                        for name, what in (("train_gaugan", "train gaugan"),
-                                                           ("train_sfera", "train sfera"))},
-            "cohort_hours": {dtype: COHORT * IMAGES_A_STUDY / rate / 3600 for dtype, rate in made.items()},
-            "latency_ms": value(results["latency"], "predict sfera call", "ms")}
+def measured(spec, workload) -> dict:
+    import jax
+
+    from cardiojax.bench.measure import share_of_peak
+    seconds, began = [], time.time()
+    while len(seconds) < 3 or (len(seconds) < CALLS and time.time() - began < CALLS_S):
+        start = time.perf_counter()
+        workload.call()
+        seconds.append(time.perf_counter() - start)
+    median = sorted(seconds)[len(seconds) // 2]
+    return {"impl": spec.impl, "dtype": spec.dtype, "batch": spec.config.batch, "ms": 1000 * median,
+            "min_ms": 1000 * min(seconds), "calls": len(seconds), "per_s": workload.things / median,
+            "unit": spec.unit, "tflop": (workload.flops or 0) / 1e12 or None,
+            "share_of_peak": share_of_peak(workload.flops, median, spec, jax.devices()[0].device_kind)}
+
+
+def profiled(file: Path, workload):
+    """Kernels of a call, the longest first."""
+    import jax
+    folder = file.with_suffix("")
+    with jax.profiler.trace(str(folder)):
+        workload.call()
+        workload.call()
+    data = jax.profiler.ProfileData.from_file(str(max(folder.rglob("*.xplane.pb"))))
+    total, count = collections.Counter(), collections.Counter()
+    for plane in data.planes:
+        for line in plane.lines if "GPU" in plane.name else ():
+            for event in line.events if "Stream" in line.name else ():
+                facts = dict(event.stats)
+                name = f"{event.name[:90]} | {facts.get('hlo_op', '')} | {facts.get('name', facts.get('tf_op', ''))}"
+                total[name] += event.duration_ns / 2e6
+                count[name] += 1
+    lines = [f"{ms:9.3f} ms {count[name] / 2:7.1f} × {name[:300]}" for name, ms in total.most_common()]
+    file.write_text("\n".join([f"{sum(total.values()):.2f} ms, {sum(count.values()) / 2:.0f} kernels", *lines]))
+
+
+def side_of(args: argparse.Namespace):
+    import jax
+    jax.config.update("jax_log_compiles", True)
+    logging.getLogger("jax._src.dispatch").addFilter(Compilations())
+    for quiet in ("jax._src.interpreters.pxla", "jax._src.compiler"):
+        logging.getLogger(quiet).setLevel(logging.ERROR)
+    file = args.out / f"{args.side}.json"
+    rows = json.loads(file.read_text()) if file.exists() else {}
+    wanted = {name: spec for name, spec in specs(args.preset, args.side).items()
+              if name not in rows and (not args.only or name in args.only)}
+    names, lock = list(wanted), threading.Lock()
+    # the first alone, for the start that a user waits for; a peer's each alone, for it tries kernels as it compiles
+    groups = [names[:1], names[1:]] if args.side == "ours" else [[name] for name in names]
+    for group in groups:
+        pool = concurrent.futures.ThreadPoolExecutor(BUILDERS)
+        workers = {name: pool.submit(build, name, wanted[name], file, lock) for name in group}
+        concurrent.futures.wait(workers.values(), timeout=max(1.0, args.until - time.time()))
+        for name, worker in workers.items():
+            worker.cancel()
+            if worker.done() and not worker.cancelled() and (workload := worker.result()):
+                rows[name] = measured(wanted[name], workload)
+                file.write_text(json.dumps(rows, indent=1))
+                say(f"{name}: {rows[name]['ms']:.2f} ms, {rows[name]['per_s']:.0f} {rows[name]['unit']}/s")
+                if args.profile and args.side == "ours":
+                    profiled(args.out / f"kernels_{name.replace(' ', '_').replace(',', '')}.txt", workload)
+    os._exit(0)                   # what is still compiling is of no use any more
+
+
+class Compilations(logging.Filter):
+    """Says how long each compilation took, where it was long."""
+
+    def filter(self, record):
+        found = re.search(r"Finished XLA compilation of (.*) in ([\d.]+) sec", record.getMessage())
+        if found and float(found[2]) > 2:
+            say(f"compiled {found[1]} in {float(found[2]):.0f} s")
+        return False
+
+
+def say(text: str):
+    print(f"[{time.time() - BEGAN:.0f} s] {text}", flush=True)
+
+
+def summary(folder: Path, preset: str) -> dict:
+    import jax
+
+    from cardiojax.cli.bench import device_name
+    from cardiojax.provenance import commit
+    sides = {side: json.loads(file.read_text()) for side in ("ours", "torch")
+             if (file := folder / f"{side}.json").exists()}
+    ratios = {name: row["ms"] / sides["ours"][name]["ms"] for name, row in sides.get("torch", {}).items()
+              if name in sides.get("ours", {})}
+    starts = {when: json.loads(file.read_text()) for when, side in (("cold", "ours"), ("warm", "warm"))
+              if (file := folder / f"start_{side}.json").exists()}
+    return {"device": device_name(jax.devices()[0].device_kind), "preset": preset, "jax": jax.__version__,
+            "commit": commit(), "ratio_to_peer": ratios, "start_to_first_steps_s": starts, **sides}
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--preset", default="large", choices=["paper", "large", "small", "tiny"])
-    parser.add_argument("--data", default="", help="NAME:SPLIT; phantom studies by default")
-    parser.add_argument("--data-dir", default="data")
-    parser.add_argument("--peer", default="none", choices=["none", "torch"])
-    parser.add_argument("--rounds", default=5, type=int)
-    parser.add_argument("--most", default=4096, type=int, help="the largest batch to try")
+    parser = argparse.ArgumentParser(description="Every figure that the README gives of a GPU.")
+    parser.add_argument("--preset", default="paper", choices=["paper", "large", "small", "tiny"])
+    parser.add_argument("--peer", action="store_true", help="PyTorch's side too")
+    parser.add_argument("--only", nargs="*", default=[], help="programs by name")
+    parser.add_argument("--seconds", default=480.0, type=float, help="of the device, in all")
+    parser.add_argument("--profile", action="store_true")
     parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--side", help=argparse.SUPPRESS)
+    parser.add_argument("--until", type=float, help=argparse.SUPPRESS)
     args = parser.parse_args()
-    results = {}
-    for name, arguments in MEASUREMENTS.items():
-        file = args.out / f"{name}.json"
-        if not file.exists():
-            print(f"— {name}", flush=True)
-            own = [] if name.startswith("scaling") else ["--data", args.data, "--data-dir", args.data_dir]
-            if args.peer == "torch" and name in ("train_gaugan", "generate", "train_sfera", "predict", "latency"):
-                own += ["--peer", "torch", "--compile-peer"]
-            bench([*arguments, *own, "--preset", args.preset, "--rounds", str(args.rounds), "--json", str(file)])
-        results[name] = json.loads(file.read_text())["rows"]
-    found = summary(results) | {"largest_batch": {
-        f"{task} {dtype}": largest_batch(Spec("train", task, args.preset, dtype=dtype), args.most)
-        for task in ("gaugan", "sfera") for dtype in ("float32", "bfloat16")}}
-    write_text(args.out / "summary.json", json.dumps(
-        {"device": device_name(jax.devices()[0].device_kind), "devices": len(jax.devices()), "preset": args.preset,
-         "commit": commit(), **found}, indent=2))
+    args.out.mkdir(parents=True, exist_ok=True)
+    if args.side:
+        side_of(args)
+    from cardiojax.cli.main import with_our_flags
+    own = Path(args.out / "compilation_cache").resolve()
+    for side, share in (("ours", 0.5), ("warm", 0.3), *([("torch", 1.0)] if args.peer else [])):
+        until = time.time() + share * (args.seconds - (time.time() - BEGAN))
+        print(f"— {side}", flush=True)
+        subprocess.run([sys.executable, __file__, *sys.argv[1:], "--side", side, "--until", str(until)], check=False,
+                       env={**os.environ, "JAX_COMPILATION_CACHE_DIR": str(own), "XLA_FLAGS": with_our_flags(),
+                            "XLA_PYTHON_CLIENT_PREALLOCATE": "false"})
+    (args.out / "summary.json").write_text(json.dumps(summary(args.out, args.preset), indent=1))
     print(args.out / "summary.json")
 
 

@@ -18,7 +18,11 @@ class RunError(InputError):
 
 
 class TrainingDiverged(InputError):
-    """The loss is not finite any more; the message names the step."""
+    """The loss is not finite any more; the message names the step, `metrics` are that step's."""
+
+    def __init__(self, message: str, metrics: dict[str, float] | None = None):
+        super().__init__(message)
+        self.metrics = metrics or {}
 
 
 class Preempted(Exception):

@@ -29,7 +29,7 @@ def test_ratios_are_of_medians_and_the_best_of_each_side():
     assert rows["train gaugan"]["value"] == 4.0                   # 8 images in 2 s
     assert rows["train gaugan"]["unit"] == "images/s"
     assert rows["train gaugan FLOP/s"]["value"] == 0.5
-    assert rows["train gaugan model-FLOPs utilisation"]["value"] == pytest.approx(0.5e12 / 495e12, rel=1e-3)
+    assert rows["train gaugan share of peak FLOP/s"]["value"] == pytest.approx(0.5e12 / 495e12, rel=1e-3)
     assert next(sides[3].rows())["impl"] == "torch compiled"
 
 

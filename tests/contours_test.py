@@ -134,7 +134,8 @@ def test_interrupted_is_uninterrupted(mixed, splits, finished, tmp_path):
 def one_step(task, batch, mode, devices):
     task.optimiser = optax.sgd(1.0)
     parallel = Parallel(task, mode, jax.devices()[:devices])
-    state, metrics = parallel.step(parallel.place(task.init(jax.random.key(0))), batch, jax.random.key(3))
+    state = parallel.place(task.init(jax.random.key(0)))
+    state, metrics = parallel.step(state, parallel.place_batch(batch), jax.random.key(3))
     state = parallel.gathered(state)
     return jax.device_get((state.params, state.stats, metrics))
 

@@ -9,6 +9,7 @@ from flax import nnx
 from cardiojax.errors import InputError
 from cardiojax.nets.gaugan import Discriminator, Encoder, Generator, halved
 from cardiojax.nets.spade import Spade, SpectralConv, label_map, power_iteration
+from cardiojax.ops.lookup import lookup, modulated
 from cardiojax.ops.neighbourhoods import Weights, dense, modulation, neighbourhoods
 from cardiojax.train import losses
 
@@ -40,6 +41,28 @@ def test_the_modulation_looked_up_is_the_dense_one(noisy):
     np.testing.assert_allclose(ours, truth, atol=1e-4)
     for a, b in zip(back(g)[0], true_back(g)[0], strict=True):
         np.testing.assert_allclose(a, b, atol=2e-4 * float(jnp.abs(b).max()))
+
+
+def test_the_modulation_of_a_fixed_table_is_the_dense_one():
+    """Images, and gradients of the input and of the weights; with a row too few all is NaN."""
+    labels = hearts(side=32)
+    count = int(neighbourhoods(labels, 4).count)
+    k = jax.random.split(jax.random.key(0), 6)
+    weights = Weights(jax.random.normal(k[0], (3, 3, 4, 5)), jax.random.normal(k[1], (5,)),
+                      jax.random.normal(k[2], (3, 3, 5, 6)), jax.random.normal(k[3], (6,)))
+    x, g = jax.random.normal(k[4], (2, *labels.shape, 3))
+
+    def densely(x, weights):
+        gamma, beta = jnp.split(dense(labels, weights), 2, axis=-1)
+        return x * (1 + gamma) + beta
+
+    truth, true_back = jax.vjp(densely, x, weights)
+    for rows in (count, count + 1, 2 * count):
+        ours, back = jax.vjp(jax.jit(lambda x, w, rows=rows: modulated(x, lookup(labels, 4, rows), w)), x, weights)
+        np.testing.assert_allclose(ours, truth, atol=1e-4)
+        for a, b in zip(jax.tree.leaves(back(g)), jax.tree.leaves(true_back(g)), strict=True):
+            np.testing.assert_allclose(a, b, atol=2e-4 * float(jnp.abs(b).max()))
+    assert jnp.isnan(modulated(x, lookup(labels, 4, count - 1), weights)).all()
 
 
 def gradient_of_modulation(weights, labels, g):

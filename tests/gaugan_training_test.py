@@ -94,13 +94,17 @@ def smooth(monkeypatch):
 
 @pytest.mark.slow
 def test_devices_and_modes_agree_on_gradients(frames, start, smooth):
-    """Eight devices = one, pmap = jit; activations computed again = kept. G stays: Adam keeps only the signs of its
-    first gradient."""
+    """Eight devices = one, pmap = jit; activations computed again = kept; a counted table of γ and β = the CPU's. G
+    stays: Adam keeps only the signs of its first gradient."""
     still, found = dataclasses.replace(CONFIG, generator_rate=0.0), []
-    for mode, count, remat in (("jit", 1, False), ("jit", 8, True), ("pmap", 8, False)):
-        task = gaugan.GauganTask(still, *frames, options=StepOptions(remat=remat))
+    for mode, count, options in (("jit", 1, StepOptions()), ("jit", 8, StepOptions(remat=True, spade="table")),
+                                 ("pmap", 8, StepOptions())):
+        task = gaugan.GauganTask(still, *frames, options=options)
         parallel = Parallel(task, mode, jax.devices()[:count])
-        state, metrics = parallel.step(parallel.place(start), next(task.batches(0)), jax.random.key(2))
+        state, metrics = parallel.step(parallel.place(start), parallel.place_batch(next(task.batches(0))),
+                                       jax.random.key(2))
+        assert metrics.pop("spade_rows_missing", 0) == 0
+        assert 80 in task._rows(CONFIG.batch // count)
         state = parallel.gathered(state)
         found.append((*moments(state), jax.tree.map(np.asarray, state.generator_stats), metrics))
     truth = found.pop(0)

@@ -89,7 +89,7 @@ def test_gaugan_is_nvlabs(which, request):
     port.fill(d, below(given, "D/"))
     labels, image = jnp.asarray(given["label"][:, 0].astype(int)), jnp.asarray(image.transpose(0, 2, 3, 1))
     maps = jax.jit(g.label_maps)(labels)
-    table = maps[64].neighbourhoods
+    table = maps[64].table
     assert int(table.count) <= len(table.patches)          # γ and β are looked up, as users have it by default
 
     fake = nnx.jit(lambda g: g(maps))(g)

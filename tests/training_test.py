@@ -110,7 +110,8 @@ def one_step(task, batch, mode, devices):
     import optax
     task.optimiser = optax.sgd(1.0)
     parallel = Parallel(task, mode, jax.devices()[:devices])
-    state, metrics = parallel.step(parallel.place(task.init(jax.random.key(0))), batch, jax.random.key(3))
+    state = parallel.place(task.init(jax.random.key(0)))
+    state, metrics = parallel.step(state, parallel.place_batch(batch), jax.random.key(3))
     return jax.device_get((parallel.gathered(state).params, parallel.gathered(state).stats, metrics))
 
 

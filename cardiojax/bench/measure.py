@@ -67,12 +67,18 @@ class Side:
                  " peak memory": (self.peak_memory_bytes / 2**30, "GiB")}
         if flops := self.about["flops"]:
             found[" FLOP/s"] = flops / median / 1e12, "TFLOP/s"
-            if peak := PEAKS.get(self.about["device"], {}).get(self.spec.dtype):
-                found[" model-FLOPs utilisation"] = flops / median / (peak * self.spec.devices), "of peak"
+            if share := share_of_peak(flops, median, self.spec, self.about["device"]):
+                found[" share of peak FLOP/s"] = share, "of peak"
         for suffix, (value, unit) in found.items():
             yield {"what": what + suffix, "impl": self.spec.impl + (" compiled" if self.spec.compiled else ""),
                    "dtype": self.spec.dtype, "devices": self.spec.devices, "batch": things,
                    "value": float(f"{value:.4g}"), "unit": unit}
+
+
+def share_of_peak(flops: float | None, seconds: float, spec: Spec, device: str) -> float | None:
+    """Of what the device's matrix units can do in the spec's type; None where their speed is not known."""
+    peak = PEAKS.get(device, {}).get(spec.dtype)
+    return flops / seconds / (peak * spec.devices) if peak and flops else None
 
 
 def measured(specs: list[Spec], rounds: int, heard) -> list[Side]:

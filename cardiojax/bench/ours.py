@@ -1,6 +1,7 @@
 """Our side of each measurement: a function that does it once and waits."""
 
 import dataclasses
+from collections.abc import Callable, Iterator
 
 import jax
 import jax.numpy as jnp
@@ -15,6 +16,8 @@ from cardiojax.models.looks import new_networks as new_contours
 from cardiojax.models.ridge import UNCALIBRATED, Ridge
 from cardiojax.models.sfera import Readout, Scaling, SferaModel, new_network
 from cardiojax.nets.gaugan import padded_px
+from cardiojax.ops.flops import flops, platform_of
+from cardiojax.ops.host import on_host
 from cardiojax.preparation import SIZE_PX
 from cardiojax.train.contours import ContoursTask
 from cardiojax.train.gaugan import GauganTask
@@ -22,39 +25,67 @@ from cardiojax.train.parallel import Parallel
 from cardiojax.train.sfera import SferaTask
 from cardiojax.units import LABELS
 
+LOOPED = 10                # steps that one call of `with_input` takes
+
 
 def ours(spec: Spec) -> Workload:
     """Raises KeyError for an unknown workload."""
-    return {"train": training, "generate": generation, "predict": prediction, "input": reading}[spec.what](spec)
+    return {"train": training, "loop": with_input, "generate": generation, "predict": prediction,
+            "input": reading}[spec.what](spec)
 
 
 def task_of(spec: Spec, split: Split) -> SferaTask | ContoursTask | GauganTask:
     if spec.task == "sfera":
-        return SferaTask(spec.sfera, split, split)
+        return SferaTask(spec.sfera, split, split, options=spec.options)
     if spec.task == "contours":
-        return ContoursTask(dataclasses.replace(spec.contours, stacks=0), split, split)
-    return GauganTask(spec.gaugan, Frames(split), Frames(split))
+        return ContoursTask(dataclasses.replace(spec.contours, stacks=0), split, split, options=spec.options)
+    return GauganTask(spec.gaugan, Frames(split), Frames(split), options=spec.options)
 
 
 def training(spec: Spec) -> Workload:
-    task = task_of(spec, split_of(spec))
-    parallel = Parallel(task, devices=jax.devices()[:spec.devices])
-    state, batch, key = task.init(jax.random.key(0)), next(task.batches(0, devices=spec.devices)), jax.random.key(1)
-    flops = (parallel.compiled(state, batch).cost_analysis() or {}).get("flops")
-    state = parallel.place(state)
+    """One step on a batch that lies on the devices."""
+    step, batches, place, of_step = _stepping(spec)
+    batch = place(next(batches))
+    return Workload(lambda: jax.block_until_ready(step(batch)), spec.config.batch, spec.unit, of_step)
+
+
+def with_input(spec: Spec) -> Workload:
+    """Steps as the loop takes them, each on the next batch of records."""
+    step, batches, place, of_step = _stepping(spec)
 
     def call():
+        for _ in range(LOOPED - 1):
+            step(place(next(batches)))
+        jax.block_until_ready(step(place(next(batches))))
+
+    return Workload(call, LOOPED * spec.config.batch, spec.unit, LOOPED * of_step)
+
+
+def _stepping(spec: Spec) -> tuple[Callable, Iterator, Callable, float]:
+    """A function that takes a step from where the last one ended, batches of records, what puts them on the devices,
+    and the FLOPs of a step."""
+    task = task_of(spec, split_of(spec))
+    parallel = Parallel(task, spec.parallel, devices=jax.devices()[:spec.devices])
+    with on_host():
+        state = task.init(jax.random.key(0))
+    batches, key = task.batches(0, devices=spec.devices), jax.random.key(1)
+    of_step = spec.devices * flops(parallel.traced(state, next(batches)).jaxpr, platform_of(parallel.devices[0]))
+    state = parallel.place(state)
+
+    def step(batch):
         nonlocal state
         state, metrics = parallel.step(state, batch, key)
-        jax.block_until_ready(metrics)
+        return metrics
 
-    return Workload(call, spec.config.batch, spec.unit, flops)
+    return step, batches, parallel.place_batch, of_step
 
 
 def generation(spec: Spec) -> Workload:
     """From masks on the device to images there, by the function that `GauganModel.generate` calls."""
     config, frames = spec.gaugan, Frames(split_of(spec))
-    model = GauganModel(config.net, frames.labels, *new_networks(config.net, jax.random.key(0))[:2])
+    with on_host():
+        params, stats, *_ = jax.device_get(new_networks(config.net, jax.random.key(0)))
+    model = GauganModel(config.net, frames.labels, params, stats)
     masks = jnp.asarray(padded(frames_of(frames, config).masks, padded_px(config.net.size_px, config.net.upsamplings),
                                "constant"))
     return Workload(lambda: jax.block_until_ready(model.apply(masks)), config.batch, spec.unit, model.flops(masks))
@@ -66,13 +97,15 @@ def prediction(spec: Spec) -> Workload:
     split = split_of(spec)
     if spec.network == "contours":
         config = dataclasses.replace(spec.contours, views=1)
-        _, params, stats = new_contours(config.net, jax.random.key(0))
+        with on_host():
+            _, params, stats = jax.device_get(new_contours(config.net, jax.random.key(0)))
         model = contours.ContoursModel(config, tuple(range(len(LABELS))), params, stats, contours.UNCALIBRATED,
                                        np.zeros(3))
         batch = studies_of(split, SIZE_PX, config.batch)
         return Workload(lambda: jax.device_get(model.apply(batch)), config.batch, spec.unit)
     config = dataclasses.replace(spec.sfera, views=1)
-    _, params, stats = new_network(config.net, jax.random.key(0))
+    with on_host():
+        _, params, stats = jax.device_get(new_network(config.net, jax.random.key(0)))
     scaling, batch = Scaling.of(split.volumes_ml, split.slice_spacing_mm), studies_of(split, config.net.size_px,
                                                                                       config.batch)
     width = 2 * config.net.lstm_features

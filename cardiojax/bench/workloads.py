@@ -1,8 +1,13 @@
 """What is measured, and on which arrays: the same for either side (`ours`, `theirs`)."""
 
+import concurrent.futures
 import dataclasses
+import functools
+import multiprocessing
+import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
@@ -18,6 +23,7 @@ from cardiojax.config import (
 from cardiojax.data import Split, records
 from cardiojax.data.frames import FrameBatch, Frames
 from cardiojax.preparation.batch import Batch
+from cardiojax.train.parallel import Mode, StepOptions
 
 PHANTOMS = 16          # studies that stand for a dataset where none is named
 MEASURED = 8           # studies that contours measure at a time
@@ -27,8 +33,8 @@ MEASURED = 8           # studies that contours measure at a time
 class Spec:
     """One side of a measurement."""
 
-    what: str                        # train, generate, predict, input
-    task: str = "gaugan"             # of train and input: sfera, contours or gaugan; of predict: contours, else sfera
+    what: str                        # train, loop, generate, predict, input
+    task: str = "gaugan"             # sfera, contours or gaugan; of predict: contours, else sfera
     preset: str = "small"
     batch: int = 0                   # 0: the preset's; for predict 1 is latency
     impl: str = "cardiojax"          # or torch
@@ -37,10 +43,18 @@ class Spec:
     devices: int = 1
     data: str = ""                   # NAME:SPLIT; phantom studies by default
     data_dir: str = ""
+    parallel: Mode = "jit"           # these four: of a training step, see train.parallel.StepOptions
+    accumulate: int = 1
+    remat: bool = False
+    spade: Literal["auto", "table", "dense"] = "auto"
 
     @property
     def name(self) -> str:
         return f"{self.impl} {self.dtype}" + (" compiled" if self.compiled else "")
+
+    @property
+    def options(self) -> StepOptions:
+        return StepOptions(self.parallel, self.accumulate, self.remat, self.spade)
 
     @property
     def network(self) -> str:
@@ -92,9 +106,19 @@ class Workload:
 def split_of(spec: Spec) -> Split:
     if spec.data:
         return data.open_split(spec.data, Path(spec.data_dir))
-    count = max(PHANTOMS, spec.config.batch if spec.unit == "studies" else 0)
-    return data.usable("phantom", [records.encode(preparation.prepare(phantom.study("dsb_like", i)))
-                                   for i in range(count)])
+    return data.usable("phantom", phantoms(max(PHANTOMS, spec.config.batch if spec.unit == "studies" else 0)))
+
+
+@functools.cache
+def phantoms(count: int) -> list[dict]:
+    """Records of phantom studies, made by as many processes as there are cores: one takes a fifth of a second."""
+    with concurrent.futures.ProcessPoolExecutor(min(count, os.cpu_count() or 1),
+                                                multiprocessing.get_context("spawn")) as pool:
+        return list(pool.map(_phantom, range(count), chunksize=-(-count // 16)))
+
+
+def _phantom(seed: int) -> dict:
+    return records.encode(preparation.prepare(phantom.study("dsb_like", seed)))
 
 
 def frames_of(frames: Frames, config: GauganConfig) -> FrameBatch:

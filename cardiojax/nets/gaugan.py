@@ -91,11 +91,14 @@ class Generator(nnx.Module):
         return [(self.head, False), (self.middle_0, self.upsamplings != "few"),
                 (self.middle_1, self.upsamplings in ("more", "most")), *((block, True) for block in self.up)]
 
-    def label_maps(self, labels: Integer[Array, "n h w"]) -> dict[int, LabelMap]:
-        """The label maps at the side of every block; made once, they serve several passes."""
+    def label_maps(self, labels: Integer[Array, "n h w"], rows: dict[int, int] | None = None) -> dict[int, LabelMap]:
+        """The label maps at the side of every block; made once, they serve several passes.
+
+        rows: of the tables of γ and β, by side (`ops.lookup`); None leaves it to the platform.
+        """
         side = labels.shape[1] // 2 ** UPSAMPLINGS[self.upsamplings]
         sides = [side * 2**i for i in range(UPSAMPLINGS[self.upsamplings] + 1)]
-        return {s: label_map(labels, s, self.classes) for s in sides}
+        return {s: label_map(labels, s, self.classes, None if rows is None else rows.get(s, 0)) for s in sides}
 
     def __call__(self, maps: dict[int, LabelMap], *, train: bool = False, style: Float[Array, "n 256"] | None = None,
                  axis_name: str | None = None) -> Float[Array, "n h w c"]:

@@ -9,6 +9,7 @@ from flax import nnx
 from jaxtyping import Array, Float, Int
 
 from cardiojax.nets.layers import Conv, MaskedBatchNorm
+from cardiojax.nets.lstm import BidirectionalLSTM
 from cardiojax.ops.packing import on_real_slices
 from cardiojax.ops.pooling import max_pool_2x2
 
@@ -58,9 +59,7 @@ class Sfera(nnx.Module):
                                 for a, b in itertools.pairwise(channels)])
         side = size_px // 2**blocks
         self.spatial = nnx.Linear(side * side * channels[-1], spatial_features, dtype=dtype, rngs=rngs)
-        self.lstm = nnx.Bidirectional(*(
-            nnx.RNN(nnx.OptimizedLSTMCell(spatial_features, lstm_features, rngs=rngs), return_carry=True, rngs=False)
-            for _ in range(2)), return_carry=True, rngs=False)
+        self.lstm = BidirectionalLSTM(spatial_features, lstm_features, rngs)
         self.head = nnx.Linear(2 * lstm_features, 2, use_bias=False, precision=jax.lax.Precision.HIGHEST, rngs=rngs)
         self.offset = nnx.Param(jnp.full(2, 0.3))
         self.readout, self.dtype, self.dropout, self.remat = readout, dtype, dropout, remat
@@ -85,19 +84,13 @@ class Sfera(nnx.Module):
         scattered back); None convolves the padding too.
         dropout_keys: one a study, while training; None drops nothing.
         """
-        b, s = frames.shape[:2]
-        real = jnp.arange(s) < n_slices[:, None]
+        real = jnp.arange(frames.shape[1]) < n_slices[:, None]
         spatial = on_real_slices(lambda images, weight: self.encode(images, weight, train, axis_name), frames, real,
                                  slice_budget)
         if dropout_keys is not None and self.dropout > 0:
             keep = jax.vmap(lambda k: jax.random.bernoulli(k, 1 - self.dropout, spatial.shape[-1:]))(dropout_keys)
             spatial = spatial * keep[:, None] / (1 - self.dropout)
-        zero = jnp.zeros((b, self.head.in_features // 2))            # cell and hidden state of either direction
-        (forward, backward), outputs = self.lstm(spatial, initial_carry=((zero, zero), (zero, zero)),
-                                                 seq_lengths=n_slices)
+        outputs, final = self.lstm(spatial, n_slices)
         outputs = outputs * real[..., None]
-        if self.readout == "sum":
-            features = outputs.sum(axis=1) / TYPICAL_SLICES
-        else:
-            features = jnp.concatenate([forward[1], backward[1]], axis=-1)
+        features = outputs.sum(axis=1) / TYPICAL_SLICES if self.readout == "sum" else final
         return SferaOutput(self.head(features) + self.offset[...], features, self.head(outputs))

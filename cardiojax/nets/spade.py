@@ -14,6 +14,7 @@ from jax import lax
 from jaxtyping import Array, Float, Int, Integer
 
 from cardiojax.ops.convolution import conv
+from cardiojax.ops.lookup import Lookup, lookup, modulated
 from cardiojax.ops.neighbourhoods import Neighbourhoods, Weights, modulation, neighbourhoods
 
 Norm = Literal["syncbatch", "batch", "instance"]
@@ -81,20 +82,25 @@ def power_iteration(module: nnx.Module):
 
 
 class LabelMap(NamedTuple):
-    """Label maps at one resolution, with what looking γ and β up needs where that pays (`ops.neighbourhoods`)."""
+    """Label maps at one resolution, with what looking γ and β up needs where that pays."""
 
     labels: Int[Array, "n h w"]
-    neighbourhoods: Neighbourhoods | None
+    table: Neighbourhoods | Lookup | None
 
     def one_hot(self, classes: int, dtype) -> Float[Array, "n h w l"]:
         return jax.nn.one_hot(self.labels, classes, dtype=dtype)
 
 
-def label_map(labels: Integer[Array, "n h w"], side: int, classes: int) -> LabelMap:
-    """Label maps at `side` pixels: the top-left pixel of each block, as torch's nearest resize takes."""
+def label_map(labels: Integer[Array, "n h w"], side: int, classes: int, rows: int | None = None) -> LabelMap:
+    """Label maps at `side` pixels: the top-left pixel of each block, as torch's nearest resize takes.
+
+    rows: of a table of fixed size (`ops.lookup`); 0 for none; None leaves it to the platform (`ops.neighbourhoods`).
+    """
     factor = labels.shape[1] // side
     small = labels[:, ::factor, ::factor].astype(jnp.int32)
-    return LabelMap(small, neighbourhoods(small, classes))
+    if rows is None:
+        return LabelMap(small, neighbourhoods(small, classes))
+    return LabelMap(small, lookup(small, classes, rows) if rows else None)
 
 
 class Spade(nnx.Module):
@@ -121,8 +127,11 @@ class Spade(nnx.Module):
                  ) -> Float[Array, "n h w c"]:
         weights = Weights(*(p[...].astype(self.dtype) for c in (self.shared, self.gamma_beta)
                             for p in (c.kernel, c.bias)))
-        gamma, beta = jnp.split(modulation(label_map.neighbourhoods, label_map.labels, weights), 2, axis=-1)
-        return self.normalised(x, train, axis_name) * (1 + gamma) + beta
+        x = self.normalised(x, train, axis_name)
+        if isinstance(label_map.table, Lookup):
+            return modulated(x, label_map.table, weights)
+        gamma, beta = jnp.split(modulation(label_map.table, label_map.labels, weights), 2, axis=-1)
+        return x * (1 + gamma) + beta
 
     def normalised(self, x, train: bool, axis_name: str | None):
         if self.norm == "instance":

@@ -14,6 +14,7 @@ from jax import lax
 from jaxtyping import Array, Float
 
 WINOGRAD_FROM = 64     # channels in and out
+FEW = 4                # channels in, from which a 1 × 1 convolution is no product of matrices
 
 
 def _conv(x, kernel, stride: int, pad: tuple[int, int]):
@@ -90,7 +91,17 @@ def conv(x: Float[Array, "n h w i"], kernel: Float[Array, "k k i o"], stride: in
          ) -> Float[Array, "n p q o"]:
     """Convolution with a square kernel, NHWC and HWIO; `pad` zeros on every side ("SAME" at stride 1 by default)."""
     side = kernel.shape[0]
-    return _fast_conv(x, kernel, stride, ((side - 1) // 2, side // 2) if pad is None else (pad, pad))
+    pads = ((side - 1) // 2, side // 2) if pad is None else (pad, pad)
+    if side == stride == 1 and pads == (0, 0) and kernel.shape[2] <= FEW:
+        return lax.platform_dependent(x, kernel, cpu=lambda x, k: _fast_conv(x, k, 1, pads), default=_multiplied_out)
+    return _fast_conv(x, kernel, stride, pads)
+
+
+def _multiplied_out(x: Float[Array, "n h w i"], kernel: Float[Array, "1 1 i o"]) -> Float[Array, "n h w o"]:
+    """Arithmetic that the compiler does again wherever the result is read, instead of writing and reading it."""
+    products = [x[..., i:i + 1].astype(jnp.float32) * kernel[0, 0, i].astype(jnp.float32)
+                for i in range(kernel.shape[2])]
+    return functools.reduce(jnp.add, products).astype(x.dtype)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))

@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from cardiojax.ops.convolution import conv
 
@@ -58,25 +58,44 @@ def _no_table(labels: Int[Array, "n h w"]) -> Neighbourhoods:
 
 
 def _table(labels: Int[Array, "n h w"], classes: int) -> Neighbourhoods:
-    """The 25 labels, with one more for "outside", are packed exactly into a few 32-bit words and sorted."""
+    order, first = in_order(labels, classes)
+    rank = jnp.cumsum(first.astype(jnp.int32)) - 1
+    index = jnp.zeros(labels.size, jnp.int32).at[order].set(rank, unique_indices=True)
+    (at,) = jnp.nonzero(first, size=_capacity(labels), fill_value=0)
+    return Neighbourhoods(index.reshape(labels.shape), patches_at(labels, order[at]), rank[-1] + 1)
+
+
+def in_order(labels: Int[Array, "n h w"], classes: int) -> tuple[Int[Array, " p"], Bool[Array, " p"]]:
+    """The pixels, sorted by their neighbourhoods, and which are the first of theirs.
+
+    The 25 labels, with one more for "outside", are packed exactly into a few 32-bit words. One stable sort a word, the
+    last word first: a sort by one key is a radix sort on a GPU.
+    """
     n, h, w = labels.shape
-    capacity = _capacity(labels)
-    padded = jnp.pad(labels, ((0, 0), (2, 2), (2, 2)), constant_values=-1) + 1
+    padded = _with_border(labels) + 1
     digits = [padded[:, a:a + h, b:b + w].reshape(-1).astype(jnp.uint32) for a in range(5) for b in range(5)]
     a_word = int(32 / np.log2(classes + 1))
     words = [functools.reduce(lambda word, digit: word * (classes + 1) + digit, digits[i:i + a_word])
              for i in range(0, 25, a_word)]
-    *ordered, pixel = lax.sort((*words, jnp.arange(n * h * w, dtype=jnp.int32)), num_keys=len(words))
+    order = jnp.arange(n * h * w, dtype=jnp.int32)
+    for word in reversed(words):
+        _, order = lax.sort((word[order], order), num_keys=1, is_stable=True)
+    ordered = [word[order] for word in words]
     first = functools.reduce(jnp.logical_or, [word[1:] != word[:-1] for word in ordered])
-    first = jnp.concatenate([jnp.ones(1, bool), first])
-    rank = jnp.cumsum(first.astype(jnp.int32)) - 1
-    index = jnp.zeros(n * h * w, jnp.int32).at[pixel].set(rank, unique_indices=True)
-    (at,) = jnp.nonzero(first, size=capacity, fill_value=0)
-    example = pixel[at]                                    # one pixel of each neighbourhood
-    image, row, column = example // (h * w), example // w % h, example % w
+    return order, jnp.concatenate([jnp.ones(1, bool), first])
+
+
+def patches_at(labels: Int[Array, "n h w"], pixels: Int[Array, " k"]) -> Int[Array, "k 5 5"]:
+    """The labels around each of these pixels, −1 outside of the map."""
+    _, h, w = labels.shape
+    image, row, column = pixels // (h * w), pixels // w % h, pixels % w
     window = jnp.arange(5)
-    patches = padded[image[:, None, None], row[:, None, None] + window[:, None], column[:, None, None] + window] - 1
-    return Neighbourhoods(index.reshape(n, h, w), patches, rank[-1] + 1)
+    return _with_border(labels)[image[:, None, None], row[:, None, None] + window[:, None],
+                                column[:, None, None] + window]
+
+
+def _with_border(labels):
+    return jnp.pad(labels, ((0, 0), (2, 2), (2, 2)), constant_values=-1)
 
 
 class Weights(NamedTuple):

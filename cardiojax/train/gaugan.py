@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import logging
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from jaxtyping import Array, Integer
 from cardiojax import data
 from cardiojax.config import GauganConfig
 from cardiojax.data.frames import PREVIEWS, FrameBatch, Frames, training_batches
-from cardiojax.errors import DataError, RunError
+from cardiojax.errors import DataError, RunError, TrainingDiverged
 from cardiojax.evaluate import figures
 from cardiojax.evaluate.judge import Judge
 from cardiojax.evaluate.metrics import ssim
@@ -33,10 +34,14 @@ from cardiojax.models.gaugan import (
 from cardiojax.models.saved import opened
 from cardiojax.nets.gaugan import STYLE, Discriminator, padded_px
 from cardiojax.nets.spade import MOMENTUM, SpectralVector, power_iteration
+from cardiojax.ops.lookup import Lookup
 from cardiojax.preparation.augment import augment_frames, study_keys
 from cardiojax.train import loop, losses, parallel
 from cardiojax.train.average import averaged
+from cardiojax.train.table_rows import table_rows
 from cardiojax.units import LV
+
+log = logging.getLogger("cardiojax")
 
 AREA_WEIGHT = 0.2          # of the LV's area in the loss of a mask that must be found, as in contours' training
 STATISTICS_BATCHES = 20    # of training masks, that the averaged generator's statistics are re-estimated from
@@ -111,7 +116,7 @@ class GauganTask:
                                         self.config.augment)
         images = jnp.repeat(padded(2 * images - 1, self.size_px, "reflect")[..., None], self.config.net.channels, -1)
         labels = padded(labels, self.size_px, "constant")
-        maps = self._maps(state, labels) if self.options.accumulate == 1 else None         # one serves both passes
+        maps = self._maps(state.generator, state.generator_stats, labels) if self.options.accumulate == 1 else None
         noise, fresh_noise = (jax.vmap(lambda k: jax.random.normal(k, (STYLE,)))(study_keys(k, len(images), first))
                               for k in jax.random.split(style_key))
 
@@ -133,13 +138,26 @@ class GauganTask:
         discriminator, discriminator_opt = self._updated(self.discriminator_optimiser, gradients, state.discriminator,
                                                          state.discriminator_opt, axis_name)
         metrics |= d_metrics
+        if maps is not None and any(isinstance(m.table, Lookup) for m in maps.values()):
+            metrics["spade_rows_missing"] = 1.0 * sum(m.table.missing for m in maps.values()
+                                                      if isinstance(m.table, Lookup))
         if axis_name is not None:
             metrics = jax.lax.pmean(metrics, axis_name)
         return dataclasses.replace(state, step=state.step + 1, discriminator=discriminator,
                              discriminator_opt=discriminator_opt), metrics
 
-    def _maps(self, state: State, labels):
-        return nnx.merge(self.generator, state.generator, state.generator_stats, copy=True).label_maps(labels)
+    def _maps(self, params: nnx.State, stats: nnx.State, labels):
+        """Label maps, made once for both passes, with the tables of γ and β that this machine is fast with."""
+        rows = None
+        if self.options.spade == "dense":
+            rows = {}
+        elif self.options.spade == "table" or jax.default_backend() == "gpu":
+            rows = self._rows(len(labels))
+        return nnx.merge(self.generator, params, stats, copy=True).label_maps(labels, rows)
+
+    @functools.cache                                         # noqa: B019 (a task lives as long as its training)
+    def _rows(self, batch: int) -> dict[int, int]:
+        return table_rows(self.training, self.config, batch)
 
     def _updated(self, optimiser, gradients, params, opt, axis_name):
         if axis_name is not None:
@@ -158,7 +176,8 @@ class GauganTask:
             divergence = losses.kl_divergence(mean, log_variance)
             if axis_name is not None:       # a sum over the batch: of all replicas, where their mean is taken after
                 divergence = divergence * jax.lax.axis_size(axis_name)
-        fake = net(maps or net.label_maps(labels), train=True, style=style, axis_name=axis_name)
+        maps = maps or self._maps(params, state.generator_stats, labels)
+        fake = net(maps, train=True, style=style, axis_name=axis_name)
         return fake, nnx.state(net, nnx.BatchStat), divergence
 
     def _after_power_iteration(self, params: nnx.State, stats: nnx.State) -> tuple[Discriminator, nnx.State]:
@@ -261,7 +280,15 @@ def train(config: GauganConfig, *, preset: str, training: str, validation: str |
     settings = {"task": "gaugan", "preset": preset, "config": dataclasses.asdict(config), "seed": seed,
                 "labels": task.training.labels, "data": {"training": training, "validation": validation_split.name},
                 "parent": None if init is None else str(init), "judge": None if judge is None else str(judge)}
-    return loop.train(task, run, settings, options, config, "images")
+    try:
+        return loop.train(task, run, settings, options, config, "images")
+    except TrainingDiverged as error:
+        if not error.metrics.get("spade_rows_missing"):
+            raise
+        log.warning("a batch holds more neighbourhoods of labels than the table of γ and β has rows; from the last "
+                    "checkpoint on every pixel is computed (--spade dense)")
+        task.options = dataclasses.replace(options, spade="dense")
+        return loop.train(task, run, settings, task.options, config, "images")
 
 
 def parent(init: Path | None, config: GauganConfig) -> tuple[nnx.State, ...] | None:

@@ -20,6 +20,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from cardiojax.errors import Preempted, TrainingDiverged
+from cardiojax.ops.flops import flops, platform_of
+from cardiojax.ops.host import on_host
 from cardiojax.train.parallel import Parallel, StepOptions
 from cardiojax.train.run import Run
 
@@ -69,7 +71,7 @@ def cost(task: Task, parallel: Parallel, batch: int, unit: str):
     start_time = time.monotonic()
     compiled = parallel.compiled(state, arrays)
     compile_s, memory = time.monotonic() - start_time, compiled.memory_analysis()
-    flops = (compiled.cost_analysis() or {}).get("flops", math.nan)
+    of_step = flops(parallel.traced(state, arrays).jaxpr, platform_of(parallel.devices[0]))
     shapes = ", ".join(f"{np.shape(x)} {x.dtype}" for x in jax.tree.leaves(arrays))
     sizes = {k: sum(x.size for x in jax.tree.leaves(v)) for k, v in vars(state).items()}
     log.info("a step: %d %s on %d × %s, compiled in %.0f s", batch, unit, len(parallel.devices),
@@ -77,7 +79,7 @@ def cost(task: Task, parallel: Parallel, batch: int, unit: str):
     log.info("each process brings %s", shapes)
     log.info("numbers in the state: %s", ", ".join(f"{k} {n:,}" for k, n in sizes.items() if n > 1))
     if memory is not None:
-        log.info("a device: %.3g GFLOP, %.2f GiB of arguments, %.2f GiB of temporaries", flops / 1e9,
+        log.info("a device: %.3g GFLOP, %.2f GiB of arguments, %.2f GiB of temporaries", of_step / 1e9,
                  memory.argument_size_in_bytes / 2**30, memory.temp_size_in_bytes / 2**30)
 
 
@@ -91,7 +93,8 @@ def fit(task: Task, run: Run, *, steps: int, batch: int, evaluate_every: int, se
     Raises TrainingDiverged at a loss that is not finite, Preempted after SIGTERM once everything is saved.
     """
     init_key, step_key = jax.random.split(jax.random.key(seed))
-    state = task.init(init_key)
+    with on_host():
+        state = task.init(init_key)
     batches = task.batches(seed, jax.process_index(), jax.process_count(), len(parallel.devices))
     if restored := run.restore(parallel.abstract(state)):
         state, data_state = restored
@@ -105,7 +108,7 @@ def fit(task: Task, run: Run, *, steps: int, batch: int, evaluate_every: int, se
         for step in range(start + 1, steps + 1):
             if profile and step - start in TRACED_STEPS:
                 trace(profile, step - start == TRACED_STEPS[0], state)
-            state, values = parallel.step(state, next(batches), step_key)
+            state, values = parallel.step(state, parallel.place_batch(next(batches)), step_key)
             pending.append((step, values))
             last, stopping = step == steps, stop.requested_at(step)
             if step % LOG_EVERY == 0 or last or stopping or step % evaluate_every == 0:
@@ -150,7 +153,7 @@ def record(pending: list[tuple[int, dict]], run: Run) -> float:
         loss = values["loss"]
         if wrong := [k for k, v in values.items() if not math.isfinite(v)]:
             raise TrainingDiverged(f"the loss is {values[wrong[0]]} at step {step} ({wrong[0]}); the last checkpoint "
-                                   "is kept. Try a lower learning rate")
+                                   "is kept. Try a lower learning rate", values)
     return loss
 
 

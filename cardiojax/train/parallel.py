@@ -29,6 +29,9 @@ class StepOptions:
     statistics are then each micro-batch's own, so this is one of the settings that a resumed run must keep."""
     remat: bool = False
     """Compute activations again in the backward pass instead of keeping them: less memory, a third more time."""
+    spade: Literal["auto", "table", "dense"] = "auto"
+    """Of a GauGAN, how γ and β are computed: for every pixel (dense), or once for each neighbourhood of labels, in a
+    table whose rows are counted on the data (table). auto: table on a GPU; on a CPU a table that needs no count."""
     profile: Path | None = None
     """Write a trace of five steps to this folder (TensorBoard and Perfetto read it)."""
     dry_run: bool = False
@@ -147,27 +150,32 @@ class Parallel:
         """Shapes, types and shardings to restore a checkpoint with."""
         return jax.tree.map(lambda x: jax.ShapeDtypeStruct(np.shape(x), x.dtype, sharding=self.replicated), state)
 
-    def lowered(self, state: Any, batch: Any, platform: str | None = None) -> jax.stages.Lowered:
-        """The step for one process, lowered from shapes alone: for these devices, or as for a `platform` ("cuda",
-        "tpu") that is not here."""
+    def traced(self, state: Any, batch: Any) -> jax.stages.Traced:
+        """The step for one process, from shapes alone; with several devices, what each of them does."""
         def abstract(tree, sharding):
             return jax.tree.map(lambda x: jax.ShapeDtypeStruct(np.shape(x), x.dtype, sharding=sharding), tree)
 
         batch = abstract(batch, self.sharded)
-        traced = self._step.trace(self.abstract(state), batch, jax.random.key(0),
-                                  abstract(self.constants, self.replicated))
-        return traced.lower(lowering_platforms=None if platform is None else (platform,))
+        return self._step.trace(self.abstract(state), batch, jax.random.key(0),
+                                abstract(self.constants, self.replicated))
+
+    def lowered(self, state: Any, batch: Any, platform: str | None = None) -> jax.stages.Lowered:
+        """The same, lowered for these devices, or as for a `platform` ("cuda", "tpu") that is not here."""
+        return self.traced(state, batch).lower(lowering_platforms=None if platform is None else (platform,))
 
     def compiled(self, state: Any, batch: Any) -> jax.stages.Compiled:
         """The step for one process, compiled from shapes alone."""
         return self.lowered(state, batch).compile()
 
-    def step(self, state: Any, batch: Any, key: jax.Array) -> tuple[Any, dict[str, jax.typing.ArrayLike]]:
-        """One step on this process's part of a batch."""
+    def place_batch(self, batch: Any) -> Any:
+        """This process's part of a batch, on its devices as the step takes it."""
         if self.mode == "pmap":
             n = self.local_device_count
             batch = jax.tree.map(lambda x: x.reshape(n, len(x) // n, *x.shape[1:]), batch)
-        batch = self._put(batch, self.sharded)
+        return self._put(batch, self.sharded)
+
+    def step(self, state: Any, batch: Any, key: jax.Array) -> tuple[Any, dict[str, jax.typing.ArrayLike]]:
+        """One step on a batch of `place_batch`."""
         # pmap copies the key to its mesh
         guard = "disallow" if self.mode == "jit" or self.single_process else "allow"
         with jax.transfer_guard_host_to_device(guard), jax.transfer_guard_device_to_host(guard):
