@@ -1,40 +1,46 @@
-"""Every figure that the README gives of a GPU, in eight minutes of it: ours, then PyTorch's best, then a warm start.
+"""Every figure that the README gives of a GPU, in eight minutes of it: ours, a warm start, then PyTorch's best.
 
     python benchmarks/machine.py --preset paper --peer --out benchmarks/results/gpu_h200
 
 Each side is a process of its own that has the GPU to itself. It builds its programs side by side (compiling is most of
 the time, and the host's), most important first, then measures each alone: medians of calls that wait. What is there
-already stays, so that a run that was cut off goes on. `--profile` lists each program's kernels beside.
+already stays, so that a run that was cut off goes on; each figure is written when it is there. `--profile` lists each
+program's kernels beside.
 `--preset tiny --seconds 60` tries all of it on any machine.
 """
 
 import argparse
 import collections
 import concurrent.futures
+import importlib.metadata
 import json
 import logging
 import os
 import re
+import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from pathlib import Path
 
 BEGAN = time.time()
 CALLS, CALLS_S = 40, 2.0          # at most so many calls of a program, for at most so long
+MEASURING_S = 15.0                # that a side has for measuring, after what is not built by then is given up
 BUILDERS = 3                      # programs built at a time, after the first: compiling tries kernels on the GPU too
 
 OURS = {
-    "gaugan step": {"what": "train", "task": "gaugan", "dtype": "bfloat16"},
+    "gaugan step": {"what": "train", "task": "gaugan", "dtype": "bfloat16", "spade": "table"},
     "sfera step": {"what": "train", "task": "sfera", "dtype": "bfloat16"},
-    "images": {"what": "generate", "dtype": "bfloat16"},
+    "images": {"what": "generate", "dtype": "bfloat16", "spade": "table"},
     "one study": {"what": "predict", "batch": 1},
     "contours step": {"what": "train", "task": "contours", "dtype": "bfloat16"},
     "64 studies": {"what": "predict", "batch": 64, "dtype": "bfloat16"},
     "sfera steps with input": {"what": "loop", "task": "sfera", "dtype": "bfloat16"},
     "one study, contours": {"what": "predict", "task": "contours", "batch": 1, "dtype": "bfloat16"},
     "gaugan step, dense": {"what": "train", "task": "gaugan", "dtype": "bfloat16", "spade": "dense"},
+    "images, dense": {"what": "generate", "dtype": "bfloat16"},
     "gaugan step, float32": {"what": "train", "task": "gaugan"},
     "sfera step, float32": {"what": "train", "task": "sfera"},
 }
@@ -71,13 +77,15 @@ def measured(spec, workload) -> dict:
     import jax
 
     from cardiojax.bench.measure import share_of_peak
+    from cardiojax.cli.bench import device_name
     seconds, began = [], time.time()
     while len(seconds) < 3 or (len(seconds) < CALLS and time.time() - began < CALLS_S):
         start = time.perf_counter()
         workload.call()
         seconds.append(time.perf_counter() - start)
     median = sorted(seconds)[len(seconds) // 2]
-    return {"impl": spec.impl, "dtype": spec.dtype, "batch": spec.config.batch, "ms": 1000 * median,
+    return {"device": device_name(jax.devices()[0].device_kind), "impl": spec.impl, "dtype": spec.dtype,
+            "batch": spec.config.batch, "ms": 1000 * median,
             "min_ms": 1000 * min(seconds), "calls": len(seconds), "per_s": workload.things / median,
             "unit": spec.unit, "tflop": (workload.flops or 0) / 1e12 or None,
             "share_of_peak": share_of_peak(workload.flops, median, spec, jax.devices()[0].device_kind)}
@@ -146,9 +154,6 @@ def say(text: str):
 
 
 def summary(folder: Path, preset: str) -> dict:
-    import jax
-
-    from cardiojax.cli.bench import device_name
     from cardiojax.provenance import commit
     sides = {side: json.loads(file.read_text()) for side in ("ours", "torch")
              if (file := folder / f"{side}.json").exists()}
@@ -156,8 +161,9 @@ def summary(folder: Path, preset: str) -> dict:
               if name in sides.get("ours", {})}
     starts = {when: json.loads(file.read_text()) for when, side in (("cold", "ours"), ("warm", "warm"))
               if (file := folder / f"start_{side}.json").exists()}
-    return {"device": device_name(jax.devices()[0].device_kind), "preset": preset, "jax": jax.__version__,
-            "commit": commit(), "ratio_to_peer": ratios, "start_to_first_steps_s": starts, **sides}
+    return {"device": sorted({row["device"] for side in sides.values() for row in side.values()}), "preset": preset,
+            "jax": importlib.metadata.version("jax"), "commit": commit(), "ratio_to_peer": ratios,
+            "start_to_first_steps_s": starts, **sides}
 
 
 def main():
@@ -167,6 +173,8 @@ def main():
     parser.add_argument("--only", nargs="*", default=[], help="programs by name")
     parser.add_argument("--seconds", default=480.0, type=float, help="of the device, in all")
     parser.add_argument("--profile", action="store_true")
+    parser.add_argument("--cache", default=f"{tempfile.gettempdir()}/cardiojax-machine-{os.getpid()}",
+                        help="folder of compiled programs, empty for a cold start")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--side", help=argparse.SUPPRESS)
     parser.add_argument("--until", type=float, help=argparse.SUPPRESS)
@@ -175,14 +183,20 @@ def main():
     if args.side:
         side_of(args)
     from cardiojax.cli.main import with_our_flags
-    own = Path(args.out / "compilation_cache").resolve()
-    for side, share in (("ours", 0.5), ("warm", 0.3), *([("torch", 1.0)] if args.peer else [])):
+    from cardiojax.files import write_text
+    own_settings = {"JAX_COMPILATION_CACHE_DIR": args.cache, "XLA_FLAGS": with_our_flags(),
+                    "XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
+    for side, share in (("ours", 0.5), ("warm", 0.3), *([("torch", 0.9)] if args.peer else [])):
         until = time.time() + share * (args.seconds - (time.time() - BEGAN))
         print(f"— {side}", flush=True)
-        subprocess.run([sys.executable, __file__, *sys.argv[1:], "--side", side, "--until", str(until)], check=False,
-                       env={**os.environ, "JAX_COMPILATION_CACHE_DIR": str(own), "XLA_FLAGS": with_our_flags(),
-                            "XLA_PYTHON_CLIENT_PREALLOCATE": "false"})
-    (args.out / "summary.json").write_text(json.dumps(summary(args.out, args.preset), indent=1))
+        child = subprocess.Popen([sys.executable, __file__, *sys.argv[1:], "--side", side, "--until", str(until)],
+                                 env={**os.environ, **own_settings}, start_new_session=True)
+        try:
+            child.wait(timeout=until - time.time() + MEASURING_S)
+        except subprocess.TimeoutExpired:               # with its compilers: what they hold would keep a pipe open
+            os.killpg(child.pid, signal.SIGKILL)
+            say(f"{side} was not done in time")
+        write_text(args.out / "summary.json", json.dumps(summary(args.out, args.preset), indent=1))
     print(args.out / "summary.json")
 
 

@@ -3,11 +3,14 @@
 import dataclasses
 import json
 
+import jax
+import jax.numpy as jnp
 import pytest
 
 from benchmarks.communication import collectives
 from cardiojax.bench import measure, workloads
 from cardiojax.cli.main import main
+from cardiojax.ops.flops import flops
 
 
 class Timed(measure.Side):
@@ -41,6 +44,26 @@ def test_collectives_of_a_program():
   %d = f32[5]{0} add(%all-reduce, %x)
 """
     assert collectives(hlo) == {"all-reduce": {"count": 2, "bytes": 24 + 48}, "all-gather": {"count": 1, "bytes": 7}}
+
+
+def test_flops_by_hand_and_as_the_compiler_counts():
+    """A GPU's compiler counts no convolution; on CPU, where it does, the count from shapes is the compiler's."""
+    def f(x, kernel, w):
+        y = jax.lax.conv_general_dilated(x, kernel, (1, 1), "VALID", dimension_numbers=("NHWC", "HWIO", "NHWC"))
+        return y.reshape(2, -1) @ w
+
+    shapes = jnp.ones((2, 6, 6, 3)), jnp.ones((3, 3, 3, 5)), jnp.ones((80, 7))
+    traced = jax.jit(f).trace(*shapes)
+    assert flops(traced.jaxpr, "cpu") == 2 * (2 * 4 * 4 * 5) * 27 + 2 * 2 * 80 * 7
+    assert flops(traced.jaxpr, "cpu") == pytest.approx(traced.lower().compile().cost_analysis()["flops"], rel=0.01)
+
+    x = jnp.ones((4, 4))
+    times = {"scan": lambda x: jax.lax.scan(lambda c, _: (c @ c, None), x, length=3)[0],
+             "cpu": lambda x: jax.lax.platform_dependent(x, cpu=lambda x: x @ x, default=lambda x: x @ x @ x),
+             "gradient": lambda x: jax.vjp(lambda x: (x @ x).sum(), x)[1](1.0)[0]}      # the value itself is dropped
+    count = {name: flops(jax.jit(f).trace(x).jaxpr, "cpu") / (2 * 4**3) for name, f in times.items()}
+    assert count == {"scan": 3, "cpu": 1, "gradient": 2}
+    assert flops(jax.jit(times["cpu"]).trace(x).jaxpr, "cuda") == 2 * 2 * 4**3
 
 
 @pytest.mark.slow

@@ -63,6 +63,10 @@ def test_the_modulation_of_a_fixed_table_is_the_dense_one():
         for a, b in zip(jax.tree.leaves(back(g)), jax.tree.leaves(true_back(g)), strict=True):
             np.testing.assert_allclose(a, b, atol=2e-4 * float(jnp.abs(b).max()))
     assert jnp.isnan(modulated(x, lookup(labels, 4, count - 1), weights)).all()
+    text = jax.jit(lambda x: modulated(x, lookup(labels, 4, count), weights)).trace(x).lower(
+        lowering_platforms=("cuda",)).as_text()
+    assert "stablehlo.sort" in text
+    assert not {"stablehlo.while", "stablehlo.case", "stablehlo.if"} & set(text.split())    # nothing asks the host
 
 
 def gradient_of_modulation(weights, labels, g):

@@ -3,6 +3,7 @@
 import copy
 import dataclasses
 import json
+import logging
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +15,7 @@ import cardiojax
 from cardiojax import data
 from cardiojax.config import AffineConfig, GauganConfig, GauganNetConfig
 from cardiojax.data.frames import Frames
-from cardiojax.errors import DataError, InputError, Preempted
+from cardiojax.errors import DataError, InputError, Preempted, TrainingDiverged
 from cardiojax.models.gaugan import double
 from cardiojax.nets import gaugan as nets
 from cardiojax.preparation.batch import halve_mask
@@ -113,6 +114,25 @@ def test_devices_and_modes_agree_on_gradients(frames, start, smooth):
             for a, b in zip(jax.tree.leaves(ours), jax.tree.leaves(theirs), strict=True):
                 np.testing.assert_allclose(a, b, atol=2e-4 * np.abs(b).max() + 1e-6)
         assert float(metrics["loss"]) == pytest.approx(float(truth[3]["loss"]), rel=1e-4)
+
+
+def test_a_table_that_is_too_small_gives_way_to_every_pixel(phantom_data, tmp_path, monkeypatch, caplog):
+    """From the last checkpoint on, in the same run."""
+    tried = []
+
+    def train(task, run, settings, options, config, unit):
+        tried.append((options.spade, task.options.spade))
+        if options.spade == "table":
+            raise TrainingDiverged("the loss is nan", {"loss": float("nan"), "spade_rows_missing": 3.0})
+        return {"l1": 0.5}
+
+    monkeypatch.setattr(loop, "train", train)
+    with caplog.at_level(logging.WARNING, "cardiojax"):
+        monkeypatch.setattr(logging.getLogger("cardiojax"), "propagate", True)
+        assert gaugan.train(CONFIG, preset="tiny", **ONE, data_dir=phantom_data, run=tmp_path / "run",
+                            options=StepOptions(spade="table")) == {"l1": 0.5}
+    assert tried == [("table", "table"), ("dense", "dense")]
+    assert "every pixel" in caplog.text
 
 
 @pytest.mark.slow

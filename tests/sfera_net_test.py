@@ -12,7 +12,8 @@ from flax import nnx
 from cardiojax.config import SFERA_PRESETS, SferaNetConfig
 from cardiojax.models.sfera import network_shapes, new_network
 from cardiojax.nets.layers import MaskedBatchNorm
-from cardiojax.ops import convolution
+from cardiojax.nets.lstm import BidirectionalLSTM
+from cardiojax.ops import convolution, pooling
 from cardiojax.ops.pooling import max_pool_2x2
 
 TINY = SferaNetConfig(size_px=75, width=2, blocks=5, spatial_features=6, lstm_features=5, dropout=0.0)
@@ -136,6 +137,47 @@ def test_fast_convolution_and_its_gradients_are_the_convolutions(side, size, str
 def test_max_pool_leaves_an_odd_row_out():
     x = jnp.arange(2 * 5 * 7 * 1.0).reshape(2, 5, 7, 1)
     np.testing.assert_array_equal(max_pool_2x2(x), nnx.max_pool(x, (2, 2), strides=(2, 2)))
+
+
+@pytest.mark.parametrize("size", [(7, 9), (8, 6)])
+def test_the_pooling_of_other_platforms_has_the_gradient_of_the_cpus(size):
+    """Also of equals, of which round numbers hold many."""
+    x = jax.random.normal(jax.random.key(0), (2, *size, 3)).round(0)
+    g = jax.random.normal(jax.random.key(1), (2, size[0] // 2, size[1] // 2, 3))
+    ours, theirs = (jax.jit(lambda x, f=f: jax.vjp(f, x)[1](g)[0])(x)
+                    for f in (pooling._of_partners, pooling._of_slices))
+    np.testing.assert_allclose(ours, theirs, rtol=1e-6)
+
+
+def test_a_convolution_of_few_channels_multiplied_out():
+    x, kernel = jax.random.normal(jax.random.key(0), (2, 5, 6, 2)), jax.random.normal(jax.random.key(1), (1, 1, 2, 3))
+    close(jax.jit(convolution._multiplied_out)(x, kernel), convolution.conv(x, kernel))
+
+
+def test_the_lstm_is_two_of_nnx():
+    """Outputs, final states and gradients, on sequences of several lengths."""
+    def theirs(rngs):
+        return nnx.Bidirectional(*(nnx.RNN(nnx.OptimizedLSTMCell(3, 4, rngs=rngs), return_carry=True, rngs=False)
+                                   for _ in range(2)), return_carry=True, rngs=False)
+
+    graph, params = nnx.split(BidirectionalLSTM(3, 4, nnx.Rngs(0)))
+    other = nnx.graphdef(theirs(nnx.Rngs(0)))
+    x, lengths = jax.random.normal(jax.random.key(0), (3, 5, 3)), jnp.array([5, 1, 3])
+    real, zero = (jnp.arange(5) < lengths[:, None])[..., None], jnp.zeros((3, 4))
+
+    def of_nnx(params, x):
+        (forward, backward), outputs = nnx.merge(other, params)(x, initial_carry=((zero, zero), (zero, zero)),
+                                                                seq_lengths=lengths)
+        return outputs * real, jnp.concatenate([forward[1], backward[1]], axis=-1)
+
+    def of_ours(params, x):
+        outputs, final = nnx.merge(graph, params)(x, lengths)
+        return outputs * real, final
+
+    truth, back = jax.vjp(jax.jit(of_nnx), params, x)
+    found, ours_back = jax.vjp(jax.jit(of_ours), params, x)
+    close(found, truth)
+    close(ours_back(truth), back(truth))
 
 
 def test_too_many_blocks_are_refused():

@@ -1,10 +1,7 @@
 """What is measured, and on which arrays: the same for either side (`ours`, `theirs`)."""
 
-import concurrent.futures
 import dataclasses
 import functools
-import multiprocessing
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
@@ -106,19 +103,14 @@ class Workload:
 def split_of(spec: Spec) -> Split:
     if spec.data:
         return data.open_split(spec.data, Path(spec.data_dir))
-    return data.usable("phantom", phantoms(max(PHANTOMS, spec.config.batch if spec.unit == "studies" else 0)))
+    count = max(PHANTOMS, spec.config.batch if spec.unit == "studies" else 0)
+    return data.usable("phantom", [phantom_records()[i % PHANTOMS] for i in range(count)])
 
 
 @functools.cache
-def phantoms(count: int) -> list[dict]:
-    """Records of phantom studies, made by as many processes as there are cores: one takes a fifth of a second."""
-    with concurrent.futures.ProcessPoolExecutor(min(count, os.cpu_count() or 1),
-                                                multiprocessing.get_context("spawn")) as pool:
-        return list(pool.map(_phantom, range(count), chunksize=-(-count // 16)))
-
-
-def _phantom(seed: int) -> dict:
-    return records.encode(preparation.prepare(phantom.study("dsb_like", seed)))
+def phantom_records() -> list[dict]:
+    """Of PHANTOMS studies; a larger batch holds them more than once."""
+    return [records.encode(preparation.prepare(phantom.study("dsb_like", i))) for i in range(PHANTOMS)]
 
 
 def frames_of(frames: Frames, config: GauganConfig) -> FrameBatch:

@@ -16,21 +16,29 @@ from cardiojax.errors import InputError
 class Bench:
     """Measure throughput, time a call, FLOP/s and peak memory, each side in a process of its own, in turn, medians.
 
-    train: a training step (--task). generate: images of masks by a GauGAN. predict: volumes of studies by SFERA, or by
-    contours (--task contours); --batch 1 is the latency of one. input: reading and batching records (--data; phantom
-    studies in memory without).
-    scaling: the training step on 1, 2, 4 … devices, the batch a device staying the same.
+    train: a training step (--task). loop: ten steps with their input, as a training takes them. generate: images of
+    masks by a GauGAN. predict: volumes of studies by SFERA, or by contours (--task contours); --batch 1 is the latency
+    of one. input: reading and batching records (--data; phantom studies in memory without). scaling: the training step
+    on 1, 2, 4 … devices, the batch a device staying the same.
     Run it on a quiet machine.
     """
 
-    what: tyro.conf.Positional[Literal["train", "generate", "predict", "input", "scaling"]]
+    what: tyro.conf.Positional[Literal["train", "loop", "generate", "predict", "input", "scaling"]]
     task: Literal["gaugan", "sfera", "contours"] = "gaugan"
-    """The network, for train, predict, input and scaling."""
+    """The network, for train, loop, predict, input and scaling."""
     preset: Literal["paper", "large", "small", "tiny"] = "small"
     batch: int = 0
     """Over all devices (for scaling: on each); 0 is the preset's."""
     dtypes: tuple[Literal["float32", "bfloat16"], ...] = ("float32",)
     """Ours to measure."""
+    parallel: Literal["jit", "pmap"] = "jit"
+    """How a step is spread over the devices (train, loop, scaling)."""
+    accumulate: int = 1
+    """Micro-batches of a step."""
+    remat: bool = False
+    """Compute activations again in the backward pass."""
+    spade: Literal["auto", "table", "dense"] = "auto"
+    """Of a GauGAN, γ and β from a table of counted rows, or of every pixel; auto: as the machine likes it."""
     peer: Literal["none", "torch"] = "none"
     """torch: the same network in plain PyTorch, channels-last, in float32 and bf16 autocast (`cardiojax[torch]`)."""
     compile_peer: bool = False
@@ -87,17 +95,18 @@ def specs_of(args: Bench, devices: int) -> list:
     """The sides of a measurement. Raises InputError for a peer of what has none."""
     from cardiojax.bench.workloads import Spec
 
+    options = {"parallel": args.parallel, "accumulate": args.accumulate, "remat": args.remat, "spade": args.spade}
     if args.what == "scaling":
-        base = Spec("train", args.task, args.preset, args.batch)
+        base = Spec("train", args.task, args.preset, args.batch, **options)
         counts = [n for n in (2**i for i in range(10)) if n <= devices]
         return [dataclasses.replace(base, dtype=d, devices=n, batch=n * base.config.batch)
                 for d in args.dtypes for n in counts]
     common = {"what": args.what, "task": args.task, "preset": args.preset, "batch": args.batch, "data": args.data,
               "data_dir": str(args.data_dir)}
-    specs = [Spec(**common, dtype=dtype) for dtype in args.dtypes]
+    specs = [Spec(**common, **options, dtype=dtype) for dtype in args.dtypes]
     if args.peer == "torch":
-        if args.what == "input":
-            raise InputError("input is ours alone; there is no peer to measure")
+        if args.what in ("input", "loop"):
+            raise InputError(f"{args.what} is ours alone; there is no peer to measure")
         specs += [Spec(**common, impl="torch", dtype=dtype, compiled=compiled) for dtype in ("float32", "bfloat16")
                   for compiled in ((False, True) if args.compile_peer else (False,))]
     return specs

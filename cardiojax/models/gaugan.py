@@ -64,8 +64,10 @@ class GauganModel:
     """
 
     def __init__(self, net: GauganNetConfig, labels: tuple[int, ...], params: nnx.State, stats: nnx.State,
-                 path: Path | None = None, settings: dict | None = None):
-        """labels: those that the generator has learned; path, settings: the run it comes from."""
+                 path: Path | None = None, settings: dict | None = None, *, table: bool = False):
+        """labels: those that the generator has learned; path, settings: the run it comes from; table: γ and β from
+        tables of fixed size, as a GPU likes them (`ops.lookup`)."""
+        self.table = table
         self.net, self.labels, self.path, self.settings = net, labels, path, settings or {}
         self.params, self.stats = jax.device_put((params, stats))
         self._weights = tuple(jax.tree.leaves((self.params, self.stats)))
@@ -94,11 +96,11 @@ class GauganModel:
               styles: Float[Array | np.ndarray, "n 256"] | None = None) -> Float[Array, "n h w c"]:
         """Images in [−1, 1] of masks of an allowed size, in one call to the device; the result stays there."""
         styles = jnp.zeros((len(masks), STYLE)) if styles is None else styles
-        return _generate(self.net, self._weights, masks, styles)
+        return _generate(self.net, self.table, self._weights, masks, styles)
 
     def flops(self, masks: Integer[Array | np.ndarray, "n h w"]) -> float:
         """Of one `apply`."""
-        traced = _generate.trace(self.net, self._weights, masks, jnp.zeros((len(masks), STYLE)))
+        traced = _generate.trace(self.net, self.table, self._weights, masks, jnp.zeros((len(masks), STYLE)))
         return flops(traced.jaxpr, platform_of(jax.devices()[0]))
 
     def generate(self, masks: np.ndarray, style: np.ndarray | None = None) -> Float[np.ndarray, "n h w *c"]:
@@ -182,17 +184,20 @@ def _merged(net: GauganNetConfig, weights: tuple[Array, ...]) -> Generator:
     return nnx.merge(graph, *jax.tree.unflatten(jax.tree.structure(tuple(shapes)), weights), copy=True)
 
 
-@functools.partial(jax.jit, static_argnums=0)
-def _generate(net: GauganNetConfig, weights: tuple[Array, ...], masks, styles):
-    """On a GPU from tables of γ and β, unless these masks hold more neighbourhoods than hearts do."""
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _generate(net: GauganNetConfig, table: bool, weights: tuple[Array, ...], masks, styles):
+    """With `table` from tables, unless these masks hold more neighbourhoods than hearts do."""
+    rows = _table_rows(net, *masks.shape[:2]) if table else None
+
+    def images(maps):
+        return _merged(net, weights)(maps, style=styles)
+
     generator = _merged(net, weights)
-    rows = _table_rows(net, *masks.shape[:2]) if jax.default_backend() == "gpu" else None
     maps = generator.label_maps(masks, rows)
-    missing = sum(m.table.missing for m in maps.values() if isinstance(m.table, Lookup))
-    if not rows:
-        return generator(maps, style=styles)
-    return jax.lax.cond(missing > 0, lambda: _merged(net, weights)(generator.label_maps(masks, {}), style=styles),
-                        lambda: _merged(net, weights)(maps, style=styles))
+    missing = [m.table.missing for m in maps.values() if isinstance(m.table, Lookup)]
+    if not missing:
+        return images(maps)
+    return jax.lax.cond(sum(missing) > 0, lambda: images(generator.label_maps(masks, {})), lambda: images(maps))
 
 
 def _table_rows(net: GauganNetConfig, n: int, side: int) -> dict[int, int]:

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from flax import nnx, struct
-from jaxtyping import Array, Integer
+from jaxtyping import Array
 
 from cardiojax import data
 from cardiojax.config import GauganConfig
@@ -33,18 +33,18 @@ from cardiojax.models.gaugan import (
 )
 from cardiojax.models.saved import opened
 from cardiojax.nets.gaugan import STYLE, Discriminator, padded_px
-from cardiojax.nets.spade import MOMENTUM, SpectralVector, power_iteration
+from cardiojax.nets.spade import power_iteration
 from cardiojax.ops.lookup import Lookup
 from cardiojax.preparation.augment import augment_frames, study_keys
 from cardiojax.train import loop, losses, parallel
 from cardiojax.train.average import averaged
+from cardiojax.train.generator_statistics import re_estimated
 from cardiojax.train.table_rows import table_rows
 from cardiojax.units import LV
 
 log = logging.getLogger("cardiojax")
 
 AREA_WEIGHT = 0.2          # of the LV's area in the loss of a mask that must be found, as in contours' training
-STATISTICS_BATCHES = 20    # of training masks, that the averaged generator's statistics are re-estimated from
 
 
 @struct.dataclass
@@ -151,7 +151,7 @@ class GauganTask:
         rows = None
         if self.options.spade == "dense":
             rows = {}
-        elif self.options.spade == "table" or jax.default_backend() == "gpu":
+        elif self.options.spade == "table":
             rows = self._rows(len(labels))
         return nnx.merge(self.generator, params, stats, copy=True).label_maps(labels, rows)
 
@@ -220,7 +220,8 @@ class GauganTask:
     def evaluate(self, state: State, shard: Callable[[FrameBatch], FrameBatch]
                  ) -> tuple[dict[str, float], dict, dict[str, np.ndarray]]:
         """Figures of the averaged generator on held-out masks, the model, and a grid of mask, fake and real."""
-        model = {"generator": state.ema, "generator_stats": self.re_estimated(state, shard),
+        stats = re_estimated(self.generator, state.ema, state.generator_stats, self.config, self.training, shard)
+        model = {"generator": state.ema, "generator_stats": stats,
                  "discriminator": state.discriminator, "discriminator_stats": state.discriminator_stats}
         generator = GauganModel(self.config.net, self.training.labels, state.ema, model["generator_stats"])
         fakes, reals = generator.generate(self.examples.masks), self.examples.images / 127.5 - 1
@@ -239,33 +240,6 @@ class GauganTask:
         if self.judge is not None:
             return metrics["edv_rmse"] + metrics["esv_rmse"]
         return metrics["l1"]
-
-    def re_estimated(self, state: State, shard: Callable[[FrameBatch], FrameBatch]) -> nnx.State:
-        """Statistics that belong to the averaged generator: means over training masks, unaugmented.
-
-        Each pass moves u and v of the spectral norms towards those of these weights first.
-        """
-        stats = state.generator_stats
-        rng = np.random.default_rng(0)
-        size = min(self.config.batch, len(self.training))
-        total = None
-        for i in range(STATISTICS_BATCHES):
-            batch = self.training.batch(rng.choice(len(self.training), size, replace=False), self.config.net.size_px)
-            stats, moments = self._statistics(state.ema, stats, shard(batch).masks, i)
-            total = moments if total is None else jax.tree.map(jnp.add, total, moments)
-        means = jax.tree.map(lambda t: t / STATISTICS_BATCHES, total)
-        return jax.tree.map(lambda mean, last: last if isinstance(last, SpectralVector) else mean, means, stats,
-                            is_leaf=lambda x: isinstance(x, nnx.Variable))
-
-    @functools.partial(jax.jit, static_argnums=0)
-    def _statistics(self, params, stats, masks: Integer[Array, "b h w"], i) -> tuple[nnx.State, nnx.State]:
-        """Statistics after a pass, and those of this batch alone: what moved, without the momentum."""
-        net = nnx.merge(self.generator, params, stats, copy=True)
-        power_iteration(net)
-        noise = jax.random.normal(jax.random.key(i), (len(masks), STYLE)) if self.config.net.style else None
-        net(net.label_maps(padded(masks, self.size_px, "constant")), train=True, style=noise)
-        new = nnx.state(net, nnx.BatchStat)
-        return new, jax.tree.map(lambda new, old: (new - (1 - MOMENTUM) * old) / MOMENTUM, new, stats)
 
 
 def train(config: GauganConfig, *, preset: str, training: str, validation: str | None, data_dir: Path, run: Path,

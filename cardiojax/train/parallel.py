@@ -30,8 +30,9 @@ class StepOptions:
     remat: bool = False
     """Compute activations again in the backward pass instead of keeping them: less memory, a third more time."""
     spade: Literal["auto", "table", "dense"] = "auto"
-    """Of a GauGAN, how γ and β are computed: for every pixel (dense), or once for each neighbourhood of labels, in a
-    table whose rows are counted on the data (table). auto: table on a GPU; on a CPU a table that needs no count."""
+    """Of a GauGAN, how γ and β are computed: for every pixel (dense), or once for each neighbourhood of labels, from a
+    table whose rows are counted on the data (table: for GPUs). auto: on a CPU a table that needs no count, else
+    dense."""
     profile: Path | None = None
     """Write a trace of five steps to this folder (TensorBoard and Perfetto read it)."""
     dry_run: bool = False
