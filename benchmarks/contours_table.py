@@ -20,6 +20,18 @@ def volumes(results: dict[str, dict]) -> str:
     return "\n".join(rows)
 
 
+def challenge(result: dict) -> str:
+    """Errors against the challenge's own volumes, a row a reader."""
+    rows = ["| `kaggle_dsb:test` (65 studies), against the challenge's volumes | EDV RMSE (bias), ml | ESV RMSE "
+            "(bias), ml | EF RMSE, points | EF MAE [95 %], points |", "|---|---|---|---|---|"]
+    for name, r in result["readers"].items():
+        low, high = r["ef"]["mae_ci95"]
+        rows.append(f"| {name} | {r['edv']['rmse']:.1f} ({r['edv']['bias']:+.1f}) | {r['esv']['rmse']:.1f} "
+                    f"({r['esv']['bias']:+.1f}) | {r['ef']['rmse']:.1f} | {r['ef']['mae']:.1f} "
+                    f"[{low:.1f}, {high:.1f}] |")
+    return "\n".join(rows)
+
+
 def masks(result: dict) -> str:
     """Dice and 95 % Hausdorff distance, a row a label and phase."""
     rows = ["| | Dice | base | middle | apex | HD95 (mm) | Dice before cleaning |", "|---|---|---|---|---|---|---|"]
@@ -55,7 +67,7 @@ def read(name: str) -> dict:
 
 def tables() -> list[str]:
     return [volumes({name: read(name) for name in VOLUMES}), masks(read("contours_small_acdc")),
-            amounts(read("contours_small_acdc")), phases(read("ed_es"))]
+            amounts(read("contours_small_acdc")), phases(read("ed_es")), challenge(read("kaggle_dsb_small"))]
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 import re
 import subprocess
 import sys
@@ -12,7 +13,7 @@ import numpy as np
 import pytest
 
 from cardiojax import load
-from cardiojax.cli.main import main
+from cardiojax.cli.main import main, set_up
 from cardiojax.data import open_split
 from cardiojax.phantom.dicom import write_challenge, write_study
 
@@ -234,6 +235,22 @@ def test_a_full_disk_is_one_line(run, tmp_path, capsys):
     code, _, err = cardiojax(capsys, "predict", tmp_path / "1", "--run", run, "--csv", full)
     assert code == 2
     assert "No space left" in error_line(err)
+
+
+def test_a_run_says_on_what_it_was_trained(run):
+    assert json.loads((run / "config.json").read_text())["machine"] == {
+        "device": "cpu", "devices": 8, "processes": 1, "parallel": "jit"}
+
+
+def test_compiled_programs_are_kept_in_the_users_own_folder(monkeypatch, tmp_path):
+    monkeypatch.setattr(os, "environ", {"CARDIOJAX_CACHE": str(tmp_path)})
+    set_up()
+    assert os.environ["JAX_COMPILATION_CACHE_DIR"] == str(tmp_path)
+    assert "fusion_autotuner=false" in os.environ["XLA_FLAGS"]
+    monkeypatch.setattr(os, "environ", {"XLA_FLAGS": "--xla_gpu_experimental_enable_fusion_autotuner=true"})
+    set_up(cache=False)
+    assert os.environ["JAX_ENABLE_COMPILATION_CACHE"] == "false"
+    assert "fusion_autotuner=false" not in os.environ["XLA_FLAGS"]
 
 
 @pytest.mark.slow

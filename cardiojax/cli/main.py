@@ -33,6 +33,7 @@ def main(argv: list[str] | None = None) -> int:
     if not argv or argv[0] in ("-h", "--help"):
         print("usage: cardiojax VERB [options]     (cardiojax VERB --help says more)\n")
         print("\n".join(f"  {verb:10} {text}" for verb, text in VERBS.items()))
+        print("\nCompiled programs are kept in ~/.cache/cardiojax/jax, or in CARDIOJAX_CACHE; --no-cache keeps none.")
         return 0 if argv else 2
     if argv[0] == "--version":
         from cardiojax import __version__
@@ -40,7 +41,8 @@ def main(argv: list[str] | None = None) -> int:
         return 0
     if argv[0] not in VERBS:
         return fail(f"no verb '{argv[0]}'; there are {', '.join(VERBS)}")
-    set_up()
+    set_up(cache="--no-cache" not in argv)
+    argv = [argument for argument in argv if argument != "--no-cache"]
     try:
         return importlib.import_module(f"cardiojax.cli.{argv[0]}").main(argv[1:])
     except InputError as error:
@@ -69,10 +71,15 @@ def with_our_flags() -> str:
     return flags if trial in flags else f"{flags} {trial}=false".strip()
 
 
-def set_up():
-    """Log lines of cardiojax on stderr, those of its libraries only where they are errors; a compilation cache."""
+def set_up(cache: bool = True):
+    """Log lines of cardiojax on stderr, those of its libraries only where they are errors; a compilation cache, in
+    CARDIOJAX_CACHE or the user's own folder: whoever may write to it can have their code run."""
     os.environ["XLA_FLAGS"] = with_our_flags()
-    os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(Path.home() / ".cache" / "cardiojax" / "jax"))
+    if cache:
+        own = os.environ.get("CARDIOJAX_CACHE") or Path.home() / ".cache" / "cardiojax" / "jax"
+        os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(own))
+    else:
+        os.environ["JAX_ENABLE_COMPILATION_CACHE"] = "false"
     os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.2")
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     logging.getLogger().setLevel(logging.ERROR)

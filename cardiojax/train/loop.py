@@ -22,6 +22,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from cardiojax.errors import Preempted, TrainingDiverged
 from cardiojax.ops.flops import flops, platform_of
 from cardiojax.ops.host import on_host
+from cardiojax.train.pace import Pace
 from cardiojax.train.parallel import Parallel, StepOptions
 from cardiojax.train.run import Run
 
@@ -59,7 +60,12 @@ def train(task: Task, run: Path, settings: dict[str, Any], options: StepOptions,
     if options.dry_run:
         cost(task, parallel, config.batch, unit)
         return {}
-    with Run(run, {**settings, "accumulate": options.accumulate}) as opened:
+    machine = {"device": parallel.devices[0].device_kind, "devices": len(parallel.devices),
+               "processes": jax.process_count(), "parallel": options.parallel}
+    if jax.process_index() == 0:
+        log.info("%d × %s by %s in %d process%s, %d %s a step", machine["devices"], machine["device"],
+                 options.parallel, machine["processes"], "es" * (machine["processes"] > 1), config.batch, unit)
+    with Run(run, {**settings, "accumulate": options.accumulate, "machine": machine}) as opened:
         return fit(task, opened, steps=config.steps, batch=config.batch, evaluate_every=config.evaluate_every,
                    seed=settings["seed"], keep=config.keep, parallel=parallel, unit=unit, profile=options.profile)
 
@@ -103,17 +109,24 @@ def fit(task: Task, run: Run, *, steps: int, batch: int, evaluate_every: int, se
     start, metrics, best = int(state.step), {}, run.best_score()
     state = parallel.place(state)
     pending: list[tuple[int, dict]] = []
-    saved = time.monotonic()
+    saved, pace = time.monotonic(), Pace(batch)
     with StopSignal() as stop, ProgressLine(steps, start, batch, unit) as progress:
         for step in range(start + 1, steps + 1):
             if profile and step - start in TRACED_STEPS:
                 trace(profile, step - start == TRACED_STEPS[0], state)
-            state, values = parallel.step(state, parallel.place_batch(next(batches)), step_key)
+            with pace.waiting():
+                arrays = next(batches)
+            state, values = parallel.step(state, parallel.place_batch(arrays), step_key)
             pending.append((step, values))
+            if step == start + 1:
+                jax.block_until_ready(values)
+                pace.restart()                                             # what it waited for was the compiler
             last, stopping = step == steps, stop.requested_at(step)
             if step % LOG_EVERY == 0 or last or stopping or step % evaluate_every == 0:
                 progress.show(step, record(pending, run))
                 pending.clear()
+                if pace.due or last:
+                    run.log(step, pace.facts(), "machine")
             if step % evaluate_every == 0 or last:
                 metrics, model, pictures = task.evaluate(parallel.local_state(state), parallel.local_batch)
                 score = task.score(metrics)
@@ -127,6 +140,7 @@ def fit(task: Task, run: Run, *, steps: int, batch: int, evaluate_every: int, se
                 best = min(best, score)
                 run.save(step, parallel.gathered(state), batches.get_state(), score)
                 saved = time.monotonic()
+                pace.restart()
             elif not pending and (stopping or first_process_says(time.monotonic() - saved > SAVE_EVERY_S)):
                 run.save(step, parallel.gathered(state), batches.get_state())       # its losses are known to be finite
                 saved = time.monotonic()
