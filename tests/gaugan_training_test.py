@@ -95,11 +95,11 @@ def smooth(monkeypatch):
 
 @pytest.mark.slow
 def test_devices_and_modes_agree_on_gradients(frames, start, smooth):
-    """Eight devices = one, pmap = jit; activations computed again = kept; a counted table of γ and β = the CPU's. G
-    stays: Adam keeps only the signs of its first gradient."""
+    """Eight devices = one, pmap = jit; activations computed again = kept; γ and β from a counted table, or of every
+    pixel = from the CPU's table. G stays: Adam keeps only the signs of its first gradient."""
     still, found = dataclasses.replace(CONFIG, generator_rate=0.0), []
     for mode, count, options in (("jit", 1, StepOptions()), ("jit", 8, StepOptions(remat=True, spade="table")),
-                                 ("pmap", 8, StepOptions())):
+                                 ("pmap", 8, StepOptions(spade="dense"))):
         task = gaugan.GauganTask(still, *frames, options=options)
         parallel = Parallel(task, mode, jax.devices()[:count])
         state, metrics = parallel.step(parallel.place(start), parallel.place_batch(next(task.batches(0))),
@@ -143,7 +143,8 @@ def test_one_update_by_hand(frames):
     all the same.
     """
     net = dataclasses.replace(CONFIG.net, dtype="bfloat16", style=True, norm="instance")
-    halting = gaugan.GauganTask(dataclasses.replace(CONFIG, net=net), *frames, options=StepOptions(accumulate=2))
+    halting = gaugan.GauganTask(dataclasses.replace(CONFIG, net=net), *frames,
+                                options=StepOptions(accumulate=2, spade="dense"))
     for name, turn in (("discriminator_optimiser", 0), ("generator_optimiser", 1)):
         setattr(halting, name, gaugan.optax.adam(lambda count, turn=turn: 1e-3 * (count == turn), b1=0.0, b2=0.9))
     step, batch, before = jax.jit(halting.step), next(halting.batches(0)), halting.init(jax.random.key(0))

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 
 from cardiojax import data
+from cardiojax.cli import local as local_cli
 from cardiojax.cli.main import PREEMPTED, main
 from cardiojax.errors import InputError
 from cardiojax.train import hosts
@@ -161,12 +162,65 @@ def test_who_is_one_of_several(monkeypatch):
     monkeypatch.setenv("SLURM_NTASKS", "4")               # an allocation without srun is no launch
     assert hosts.launched() is None
     monkeypatch.setenv("SLURM_PROCID", "2")
-    assert hosts.launched() == "SLURM"
+    assert hosts.launched() is None                       # nor is the job's own script
+    monkeypatch.setenv("SLURM_STEP_NODELIST", "a[1-2]")
+    monkeypatch.setenv("SLURM_STEP_TASKS_PER_NODE", "2(x2)")
+    assert hosts.launched() == ("SLURM", 4, 2, 2, 0)
+    monkeypatch.setenv("SLURM_NTASKS", "")
+    assert hosts.launched() is None
     for words in ({"processes": 2}, {"coordinator": "a:1", "processes": 2}, {"processes": 2, "process": 0}):
         with pytest.raises(InputError, match="go together"):
             hosts.join(**words)
     with pytest.raises(InputError, match="it is 0 to 1"):
         hosts.join("a:1", 2, 2)
+    with pytest.raises(InputError, match="HOST:PORT, not a"):
+        hosts.join("a", 2, 1)
+
+
+@pytest.mark.parametrize(("tasks", "rank", "visible", "of_node", "own"), [
+    (1, 0, "0,1,2,3,4,5,6,7", 8, []),                     # one task a node drives all of it
+    (8, 3, "0,1,2,3,4,5,6,7", 8, [3]),                    # a task a GPU, where each sees all
+    (4, 1, "0,1,2,3,4,5,6,7", 8, [2, 3]),
+    (8, 3, "0", 8, []),                                   # bound by SLURM: each sees its own
+    (2, 1, "0,1,2,3", 8, []),
+    (2, 1, "", 0, []),                                    # hidden, or a machine without
+])
+def test_every_gpu_has_one_process(monkeypatch, tasks, rank, visible, of_node, own):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    monkeypatch.setenv("SLURM_GPUS_ON_NODE", str(of_node))
+    assert hosts.gpus_of(hosts.Launched("SLURM", 2 * tasks, rank, tasks, rank)) == own
+
+
+def test_gpus_that_do_not_go_round(monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1,2,3")
+    with pytest.raises(InputError, match="3 processes on a node of 4 GPUs"):
+        hosts.gpus_of(hosts.Launched("Open MPI", 3, 0, 3, 0))
+    with pytest.raises(InputError, match="need 6 GPUs; 4 are here"):
+        local_cli.environment(local_cli.Local(processes=3, devices=2), 0, Path("x"))
+    assert local_cli.environment(local_cli.Local(processes=2, devices=2), 1, Path("x"))["CUDA_VISIBLE_DEVICES"] == "2,3"
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")        # hidden on purpose: they stay so
+    assert local_cli.environment(local_cli.Local(processes=2), 1, Path("x"))["CUDA_VISIBLE_DEVICES"] == ""
+
+
+def test_tasks_of_a_node():
+    assert [hosts.tasks_on_this_node("4(x2),1", node) for node in range(3)] == [4, 4, 1]
+
+
+@pytest.mark.slow
+def test_who_waits_in_vain_says_so():
+    """One line and exit code 2, where JAX itself would end in an abort."""
+    alone = python("cardiojax", *TRAIN, "x", "--run", "x", "--coordinator", free_address(), "--processes", "2",
+                   "--process", "0", "--join-timeout", "2")
+    said = alone.communicate(timeout=60)[1]
+    assert alone.returncode == 2
+    assert "of 2 processes" in said
+    assert "not all have come within 2 s" in said
+
+
+def test_what_dies_before_its_first_step_is_not_started_again(monkeypatch, capsys):
+    monkeypatch.setattr(local_cli, "run", lambda args, command, stepped: 1)
+    assert main(["local", "--processes", "2", "--", "train", "sfera"]) == 1
+    assert capsys.readouterr().err.count("before its first step") == 1
 
 
 def test_local_says_what_is_missing(capsys):

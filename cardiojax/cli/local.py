@@ -6,6 +6,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -13,6 +14,8 @@ import tyro
 
 from cardiojax.cli.main import PREEMPTED
 from cardiojax.errors import InputError
+from cardiojax.train.first_step import FILE
+from cardiojax.train.gpus import visible_gpus
 
 GRACE_S = {PREEMPTED: 300.0}        # for the others to end by themselves after the first: time to save
 
@@ -23,7 +26,8 @@ class Local:
 
     cardiojax local --processes 2 --devices 4 -- train sfera --preset large …
 
-    Where one process dies, the others are stopped and all are started again: they go on from the last checkpoint.
+    Where one process dies after its first step, the others are stopped and all are started again: they go on from the
+    last checkpoint.
     SIGTERM is passed on; every process saves, and the same command goes on (exit code 75).
     """
 
@@ -42,22 +46,29 @@ def main(argv: list[str]) -> int:
         raise InputError("after --, the command to run: cardiojax local --processes 2 -- train sfera …")
     if args.processes < 1 or args.devices < 1:
         raise InputError("--processes and --devices are 1 or more")
-    for left in range(args.restarts, -1, -1):
-        code = run(args, command)
-        if code in (0, 2, PREEMPTED) or not left:           # 2: the user's to mend, another try would not
-            return code
-        print(f"cardiojax: a process ended with exit code {code}; starting all {args.processes} again", file=sys.stderr)
+    with tempfile.TemporaryDirectory() as folder:
+        stepped = Path(folder) / "stepped"
+        for left in range(args.restarts, -1, -1):
+            code = run(args, command, stepped)
+            if code in (0, 2, PREEMPTED) or not left:       # 2: the user's to mend, another try would not
+                return code
+            if not stepped.exists():
+                print(f"cardiojax: a process ended with exit code {code} before its first step; none is started again",
+                      file=sys.stderr)
+                return code
+            print(f"cardiojax: a process ended with exit code {code}; starting all {args.processes} again",
+                  file=sys.stderr)
     return 1
 
 
-def run(args: Local, command: list[str]) -> int:
+def run(args: Local, command: list[str], stepped: Path) -> int:
     """All processes to their end: 0, or the first exit code that is not."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         coordinator = f"127.0.0.1:{free.getsockname()[1]}"
     children = [subprocess.Popen(
         [sys.executable, "-m", "cardiojax", *command, "--coordinator", coordinator, "--processes",
-         str(args.processes), "--process", str(i)], env=environment(args, i)) for i in range(args.processes)]
+         str(args.processes), "--process", str(i)], env=environment(args, i, stepped)) for i in range(args.processes)]
     stopping = [signal.signal(s, lambda *_: [child.terminate() for child in children])
                 for s in (signal.SIGTERM, signal.SIGINT)]
     code = None
@@ -83,13 +94,15 @@ def end(children: list[subprocess.Popen], grace_s: float):
         child.wait()
 
 
-def environment(args: Local, process: int) -> dict[str, str]:
-    """Its share of the devices. What the user has set stays in front."""
-    gpus = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")
-    if gpus == [""]:
-        gpus = [str(i) for i in range(args.processes * args.devices)]
+def environment(args: Local, process: int, stepped: Path) -> dict[str, str]:
+    """Its share of the devices: of the GPUs that are here and not hidden, or else of the CPU. What the user has set
+    stays in front. Raises InputError where the GPUs do not suffice."""
+    gpus = visible_gpus()
+    if gpus and len(gpus) < (needed := args.processes * args.devices):
+        raise InputError(f"{args.processes} processes of {args.devices} devices need {needed} GPUs; {len(gpus)} are "
+                         "here (CUDA_VISIBLE_DEVICES= hides them, to train on the CPU)")
     mine = gpus[process * args.devices:(process + 1) * args.devices]
     flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count={args.devices}".strip()
     root = str(Path(__file__).parents[2])               # the package is found also where it is not installed
-    return {**os.environ, "CUDA_VISIBLE_DEVICES": ",".join(mine), "XLA_FLAGS": flags,
+    return {**os.environ, "CUDA_VISIBLE_DEVICES": ",".join(mine), "XLA_FLAGS": flags, FILE: str(stepped),
             "PYTHONPATH": os.pathsep.join(filter(None, (root, os.environ.get("PYTHONPATH"))))}

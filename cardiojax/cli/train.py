@@ -40,6 +40,8 @@ class Train:
     """How many processes there are."""
     process: int | None = None
     """Which one this is, from 0."""
+    join_timeout: float = 300.0
+    """Seconds that it waits for the others."""
     step: Annotated[StepOptions, tyro.conf.arg(name="")] = dataclasses.field(default_factory=StepOptions)
     seed: int = 0
     preset: str = "small"
@@ -98,7 +100,7 @@ def main(argv: list[str]) -> int:
     import jax
 
     from cardiojax.train.hosts import join
-    join(args.coordinator, args.processes, args.process)
+    join(args.coordinator, args.processes, args.process, args.join_timeout)
     common = {"preset": args.preset, "training": args.data, "validation": args.validation, "data_dir": args.data_dir,
               "run": args.run, "init": args.init, "seed": args.seed, "options": args.step}
     if isinstance(args, TrainGaugan):

@@ -22,6 +22,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from cardiojax.errors import Preempted, TrainingDiverged
 from cardiojax.ops.flops import flops, platform_of
 from cardiojax.ops.host import on_host
+from cardiojax.train import first_step
 from cardiojax.train.pace import Pace
 from cardiojax.train.parallel import Parallel, StepOptions
 from cardiojax.train.run import Run
@@ -121,6 +122,7 @@ def fit(task: Task, run: Run, *, steps: int, batch: int, evaluate_every: int, se
             if step == start + 1:
                 jax.block_until_ready(values)
                 pace.restart()                                             # what it waited for was the compiler
+                first_step.taken()
             last, stopping = step == steps, stop.requested_at(step)
             if step % LOG_EVERY == 0 or last or stopping or step % evaluate_every == 0:
                 progress.show(step, record(pending, run))
