@@ -18,7 +18,7 @@ from cardiojax import data
 from cardiojax.cli import local as local_cli
 from cardiojax.cli.main import PREEMPTED, main
 from cardiojax.errors import InputError
-from cardiojax.train import hosts
+from cardiojax.train import hosts, launchers
 from cardiojax.train.parallel import Parallel
 from tests import sgd_step
 
@@ -157,17 +157,21 @@ def test_processes_share_each_batch(phantom_data):
         assert all(part.get_state() == one.get_state() for part in parts)
 
 
-def test_who_is_one_of_several(monkeypatch):
-    assert hosts.launched() is None
+def test_who_is_one_of_several(monkeypatch, caplog):
+    assert launchers.launched() is None
     monkeypatch.setenv("SLURM_NTASKS", "4")               # an allocation without srun is no launch
-    assert hosts.launched() is None
+    assert launchers.launched() is None
     monkeypatch.setenv("SLURM_PROCID", "2")
-    assert hosts.launched() is None                       # nor is the job's own script
+    assert launchers.launched() is None                       # nor is the job's own script
+    with caplog.at_level("WARNING", "cardiojax"):
+        monkeypatch.setattr(launchers.log, "propagate", True)
+        hosts.join()
+    assert "works alone" in caplog.text
     monkeypatch.setenv("SLURM_STEP_NODELIST", "a[1-2]")
     monkeypatch.setenv("SLURM_STEP_TASKS_PER_NODE", "2(x2)")
-    assert hosts.launched() == ("SLURM", 4, 2, 2, 0)
+    assert launchers.launched() == ("SLURM", 4, 2, 2, 0)
     monkeypatch.setenv("SLURM_NTASKS", "")
-    assert hosts.launched() is None
+    assert launchers.launched() is None
     for words in ({"processes": 2}, {"coordinator": "a:1", "processes": 2}, {"processes": 2, "process": 0}):
         with pytest.raises(InputError, match="go together"):
             hosts.join(**words)
@@ -188,13 +192,13 @@ def test_who_is_one_of_several(monkeypatch):
 def test_every_gpu_has_one_process(monkeypatch, tasks, rank, visible, of_node, own):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
     monkeypatch.setenv("SLURM_GPUS_ON_NODE", str(of_node))
-    assert hosts.gpus_of(hosts.Launched("SLURM", 2 * tasks, rank, tasks, rank)) == own
+    assert launchers.gpus_of(launchers.Launched("SLURM", 2 * tasks, rank, tasks, rank)) == own
 
 
 def test_gpus_that_do_not_go_round(monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1,2,3")
     with pytest.raises(InputError, match="3 processes on a node of 4 GPUs"):
-        hosts.gpus_of(hosts.Launched("Open MPI", 3, 0, 3, 0))
+        launchers.gpus_of(launchers.Launched("Open MPI", 3, 0, 3, 0))
     with pytest.raises(InputError, match="need 6 GPUs; 4 are here"):
         local_cli.environment(local_cli.Local(processes=3, devices=2), 0, Path("x"))
     assert local_cli.environment(local_cli.Local(processes=2, devices=2), 1, Path("x"))["CUDA_VISIBLE_DEVICES"] == "2,3"
@@ -202,8 +206,14 @@ def test_gpus_that_do_not_go_round(monkeypatch):
     assert local_cli.environment(local_cli.Local(processes=2), 1, Path("x"))["CUDA_VISIBLE_DEVICES"] == ""
 
 
+def test_who_works_by_itself_keeps_to_its_own_gpus(monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,5,6,7")
+    launchers.keep_to_own_gpus(launchers.Launched("SLURM", 4, 1, 2, 1))
+    assert os.environ["CUDA_VISIBLE_DEVICES"] == "6,7"
+
+
 def test_tasks_of_a_node():
-    assert [hosts.tasks_on_this_node("4(x2),1", node) for node in range(3)] == [4, 4, 1]
+    assert [launchers.tasks_on_this_node("4(x2),1", node) for node in range(3)] == [4, 4, 1]
 
 
 @pytest.mark.slow

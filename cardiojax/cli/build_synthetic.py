@@ -2,7 +2,6 @@
 
 import collections
 import dataclasses
-import os
 import re
 import shutil
 from pathlib import Path
@@ -13,6 +12,7 @@ from rich.console import Console
 from tyro.conf import arg
 
 from cardiojax.errors import InputError
+from cardiojax.train.launchers import keep_to_own_gpus, launched, warn_without_srun
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -48,11 +48,11 @@ class BuildSynthetic:
     """Name of the cohort; that of its distribution by default."""
     figures: Path | None = None
     """Folder for the paper's Figs. 1 to 3 of this cohort."""
-    process: Annotated[int, arg(help_behavior_hint="(default: SLURM_PROCID, or 0)")] = dataclasses.field(
-        default_factory=lambda: int(os.environ.get("SLURM_PROCID", 0)))
+    process: Annotated[int, arg(help_behavior_hint="(default: as srun or Open MPI say, or 0)")] = dataclasses.field(
+        default_factory=lambda: found.process if (found := launched()) else 0)
     """Which of the processes this is, from 0."""
-    processes: Annotated[int, arg(help_behavior_hint="(default: SLURM_NTASKS, or 1)")] = dataclasses.field(
-        default_factory=lambda: int(os.environ.get("SLURM_NTASKS", 1)))
+    processes: Annotated[int, arg(help_behavior_hint="(default: as srun or Open MPI say, or 1)")] = dataclasses.field(
+        default_factory=lambda: found.processes if (found := launched()) else 1)
     """How many processes share the work."""
     overwrite: Annotated[bool, arg(aliases=["-f"])] = False
     """Make the cohort anew where there is one."""
@@ -69,6 +69,10 @@ def main(argv: list[str]) -> int:
     config = args.config or re.sub(r"\W+", "_", args.distribution)
     if not re.fullmatch(r"\w+", config):
         raise InputError(f"--config is a name of letters, digits and underscores, not {config!r}")
+    if (found := launched()) is None:
+        warn_without_srun()
+    else:
+        keep_to_own_gpus(found)
     from cardiojax import load
     from cardiojax.data import open_split
     from cardiojax.models.gaugan import GauganModel

@@ -15,7 +15,7 @@ import tyro
 from cardiojax.cli.main import PREEMPTED
 from cardiojax.errors import InputError
 from cardiojax.train.first_step import FILE
-from cardiojax.train.gpus import visible_gpus
+from cardiojax.train.launchers import visible_gpus
 
 GRACE_S = {PREEMPTED: 300.0}        # for the others to end by themselves after the first: time to save
 

@@ -4,25 +4,14 @@ import logging
 import os
 import re
 import threading
-from typing import NamedTuple
 
 import jax
 
 from cardiojax.errors import InputError, one_line
-from cardiojax.train.gpus import gpus_here, visible_gpus
+from cardiojax.train.launchers import gpus_of, launched, warn_without_srun
 
 WAIT_S = 300
 log = logging.getLogger("cardiojax")
-
-
-class Launched(NamedTuple):
-    """What a launcher says of this process."""
-
-    launcher: str
-    processes: int
-    process: int
-    on_node: int           # processes of this node
-    rank_on_node: int
 
 
 def join(coordinator: str | None = None, processes: int | None = None, process: int | None = None,
@@ -36,6 +25,7 @@ def join(coordinator: str | None = None, processes: int | None = None, process: 
     devices: list[int] = []                                   # all that this process sees
     if (coordinator, processes, process) == (None, None, None):
         if (found := launched()) is None:
+            warn_without_srun()
             return
         devices, count = gpus_of(found), found.processes
     else:
@@ -75,52 +65,3 @@ def _give_up(processes: int, where: str, timeout_s: float):
               timeout_s)
     logging.shutdown()
     os._exit(2)
-
-
-def launched() -> Launched | None:
-    """What the launcher says that started this process as one of several; None where it is alone.
-
-    SLURM's variables are also those of a job's script, of which there is one: only a step of srun is several.
-    """
-    if _number("SLURM_NTASKS") > 1 and "SLURM_PROCID" in os.environ:
-        if "SLURM_STEP_NODELIST" in os.environ:
-            return Launched("SLURM", _number("SLURM_NTASKS"), _number("SLURM_PROCID"),
-                            tasks_on_this_node(os.environ.get("SLURM_STEP_TASKS_PER_NODE", "1"),
-                                               _number("SLURM_NODEID")), _number("SLURM_LOCALID"))
-        log.warning("SLURM has %s tasks for this job, but srun did not start this process: it trains alone",
-                    os.environ["SLURM_NTASKS"])
-    if _number("OMPI_COMM_WORLD_SIZE") > 1 and "OMPI_COMM_WORLD_RANK" in os.environ:
-        return Launched("Open MPI", _number("OMPI_COMM_WORLD_SIZE"), _number("OMPI_COMM_WORLD_RANK"),
-                        _number("OMPI_COMM_WORLD_LOCAL_SIZE") or 1, _number("OMPI_COMM_WORLD_LOCAL_RANK"))
-    return None
-
-
-def _number(variable: str) -> int:
-    """0 where it is missing or empty."""
-    value = os.environ.get(variable, "")
-    return int(value) if value.isdigit() else 0
-
-
-def tasks_on_this_node(said: str, node: int) -> int:
-    """Of SLURM's list of tasks by node: "8" or "4(x3),2"."""
-    counts = []
-    for part in said.split(","):
-        count, _, times = part.partition("(x")
-        counts += [int(count)] * int(times.rstrip(")") or 1)
-    return counts[min(node, len(counts) - 1)]
-
-
-def gpus_of(found: Launched) -> list[int]:
-    """Which of the GPUs that this process sees are its own; empty: all of them, or there are none.
-
-    Where the launcher has bound GPUs to its tasks, each sees its own alone; else all of a node see all of it, and
-    share. Raises InputError where they do not go round.
-    """
-    seen, of_node = len(visible_gpus()), _number("SLURM_GPUS_ON_NODE") or gpus_here()
-    if seen == 0 or found.on_node == 1 or seen < of_node:
-        return []
-    if seen % found.on_node:
-        raise InputError(f"{found.launcher} has started {found.on_node} processes on a node of {seen} GPUs, which do "
-                         "not go round; start one process a node, or one a GPU")
-    share = seen // found.on_node
-    return list(range(found.rank_on_node * share, (found.rank_on_node + 1) * share))
