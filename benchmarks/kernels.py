@@ -92,7 +92,7 @@ def main():
         "spade": args.spade, "batch": spec.config.batch, "jax": jax.__version__, "commit": commit(),
         "kernels": len(found), "gigabytes": round(sum(k[0] for k in found) / 1e9, 2),
         "tflop": round(flops(traced.jaxpr, "cuda") / 1e12, 2),
-        "temporaries_gib": round(compiled.memory_analysis().temp_size_in_bytes / 2**30, 2),
+        "temporaries_gib": round(getattr(compiled.memory_analysis(), "temp_size_in_bytes", math.nan) / 2**30, 2),
         "kinds": dict(kinds.most_common(8)),
         "largest": [{"megabytes": round(k[0] / 1e6), "kind": k[1], "shape": k[2], "from": k[3]} for k in found[:20]]},
         indent=1))

@@ -1,3 +1,6 @@
+import shutil
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -127,3 +130,30 @@ def test_halving_by_hand():
 def test_what_is_not_there_is_said(phantom_data, spec, says):
     with pytest.raises(DataError, match=says):
         data.open_split(spec, phantom_data)
+
+
+def damage(folder: Path, how: str):
+    file = sorted(folder.glob("*train.array_record*"))[0]
+    if how == "truncated":
+        file.write_bytes(file.read_bytes()[:-200])
+    if how == "flipped":
+        whole = bytearray(file.read_bytes())
+        whole[len(whole) // 3:len(whole) // 3 + 64] = bytes(64)
+        file.write_bytes(whole)
+    if how == "a shard is missing":
+        file.unlink()
+    if how == "its info is no JSON":
+        (folder / "dataset_info.json").write_text("{")
+    if how == "its info counts wrong":
+        info = folder / "dataset_info.json"
+        info.write_text(info.read_text().replace('"12"', '"13"'))
+
+
+@pytest.mark.parametrize("how", ["truncated", "flipped", "a shard is missing", "its info is no JSON",
+                                 "its info counts wrong"])
+def test_damaged_records_are_one_line_with_a_remedy(phantom_data, tmp_path, how):
+    shutil.copytree(phantom_data / "phantom" / "dsb_like", tmp_path / "phantom" / "dsb_like")
+    damage(next((tmp_path / "phantom" / "dsb_like").glob("1*")), how)
+    with pytest.raises(DataError, match=r"(?s)phantom/dsb_like.*cardiojax build phantom --overwrite") as error:
+        data.open_split("phantom/dsb_like:train", tmp_path)
+    assert "\n" not in str(error.value)

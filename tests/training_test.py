@@ -51,20 +51,25 @@ def finished(phantom_data, tmp_path_factory):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("killed", [False, True])
-def test_interrupted_is_uninterrupted(phantom_data, finished, tmp_path, killed):
+@pytest.mark.parametrize("how", ["stopped", "killed", "damaged"])
+def test_interrupted_is_uninterrupted(phantom_data, finished, tmp_path, how):
     """Stopped by SIGTERM in the middle of an epoch and started again: the same model to the bit.
 
-    Killed: its newest checkpoint was not finished, so that it goes on from the one before, written while the next
-    step ran.
+    Killed, or its disk damaged: its newest checkpoint was not finished, or cannot be read, so that it goes on from the
+    one before, written while the next step ran.
     """
     whole, metrics = finished
     with pytest.raises(Preempted, match="step 3 of 4"):
         fit(task_of(phantom_data), tmp_path / "run", stop_at=3)
-    if killed:
-        shutil.rmtree(tmp_path / "run" / "checkpoints" / "3")
+    newest = tmp_path / "run" / "checkpoints" / "3"
+    if how == "killed":
+        shutil.rmtree(newest)
+    if how == "damaged":
+        for file in (newest / "state").rglob("d/*"):
+            file.write_bytes(file.read_bytes()[:-9] + b"123456789")
     again = fit(task_of(phantom_data), tmp_path / "run")
     assert again == metrics
+    assert (tmp_path / "run" / "damaged_checkpoints" / "3").exists() == (how == "damaged")
     a, b = (np.load(p / "model.npz") for p in (whole, tmp_path / "run"))
     assert a.files == b.files
     for name in a.files:

@@ -11,7 +11,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 
 from cardiojax.data import builders, records
-from cardiojax.errors import DataError
+from cardiojax.errors import DataError, one_line
 from cardiojax.study import Study
 
 log = logging.getLogger("cardiojax")
@@ -45,6 +45,27 @@ class Split:
         return records.decode(self.source[int(self.index[i])])
 
 
+class _Records:
+    """A dataset's records; one that cannot be read is named."""
+
+    def __init__(self, source: Source, spec: str, name: str):
+        self.source, self.spec, self.name = source, spec, name
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def __getitem__(self, i: int) -> dict:
+        try:
+            return self.source[i]
+        except Exception as error:               # of Riegeli, protobuf, Pillow or a disk
+            raise damaged(f"record {i} of {self.spec}", self.name, error) from None
+
+
+def damaged(what: str, name: str, error: Exception) -> DataError:
+    return DataError(f"{what} cannot be read ({one_line(error)}): files are damaged or missing. To write them anew: "
+                     f"cardiojax build {name.split('/')[0]} --overwrite")
+
+
 class _Joined:
     """Several data sources as one random-access source."""
 
@@ -56,7 +77,7 @@ class _Joined:
 
     def __getitem__(self, i: int) -> dict:
         which = int(np.searchsorted(self.ends, i, side="right"))
-        return self.sources[which][i - (self.ends[which - 1] if which else 0)]
+        return self.sources[which][i - (int(self.ends[which - 1]) if which else 0)]
 
 
 def open_split(spec: str, data_dir: Path, need_volumes: bool = True) -> Split:
@@ -123,11 +144,14 @@ def _open_one(spec: str, data_dir: Path) -> Source:
         raise DataError(f"no dataset '{name}'; there are {', '.join(sorted(builders.entry_points()))}") from None
     except (ValueError, FileNotFoundError) as error:
         raise DataError(f"no dataset '{name}' ({str(error).splitlines()[0]})") from None
+    except Exception as error:                     # of protobuf
+        raise damaged(f"the dataset_info.json of {name}", name, error) from None
     if not builder.info.splits:
         raise DataError(f"dataset '{name}' is not built in {data_dir}; run: "
                         f"cardiojax build {name.split('/')[0]} --data-dir {data_dir}")
+    if re.match(r"\w*", split)[0] not in {*builder.info.splits, "all"}:
+        raise DataError(f"dataset '{name}' has no split '{split}'; it has {', '.join(sorted(builder.info.splits))}")
     try:
-        return builder.as_data_source(split=split)
-    except (ValueError, KeyError):
-        raise DataError(f"dataset '{name}' has no split '{split}'; it has "
-                        f"{', '.join(sorted(builder.info.splits))}") from None
+        return _Records(builder.as_data_source(split=split), spec, name)
+    except Exception as error:
+        raise damaged(spec, name, error) from None

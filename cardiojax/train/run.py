@@ -1,6 +1,7 @@
 """The run folder: config.json (before step 1), checkpoints/, metrics.jsonl, tensorboard/, model.npz."""
 
 import json
+import logging
 import time
 from pathlib import Path
 from typing import Any
@@ -13,9 +14,11 @@ from orbax.checkpoint import checkpoint_managers as keep
 from PIL import Image
 from tensorboardX import SummaryWriter
 
-from cardiojax.errors import RunError
+from cardiojax.errors import RunError, one_line
 from cardiojax.files import write_arrays
 from cardiojax.models.saved import flatten, read_config, read_metrics, write_config
+
+log = logging.getLogger("cardiojax")
 
 # of settings that an older config.json lacks
 OLD_DEFAULTS = {"accumulate": 1, "contours": "none", "contours_weight": 1.0}
@@ -36,7 +39,7 @@ class Run:
         self.checkpoints = ocp.CheckpointManager(
             self.path.absolute() / "checkpoints",
             options=ocp.CheckpointManagerOptions(preservation_policy=keep.AnyPreservationPolicy([
-                keep.LatestN(1), keep.BestN(get_metric_fn=lambda m: m["score"], reverse=True, n=1,
+                keep.LatestN(2), keep.BestN(get_metric_fn=lambda m: m["score"], reverse=True, n=1,
                                             keep_checkpoints_without_metrics=False)])))
         if self.first:
             self.metrics = (self.path / "metrics.jsonl").open("a")
@@ -62,7 +65,7 @@ class Run:
             self.tensorboard.close()
 
     def save(self, step: int, state: Any, data_state: dict, score: float | None = None):
-        """Write a checkpoint in the background; the latest and the one with the lowest `score` are kept."""
+        """Write a checkpoint in the background; the latest two and the one with the lowest `score` are kept."""
         if self.checkpoints.latest_step() == step:
             return
         self.checkpoints.save(step, args=ocp.args.Composite(
@@ -70,14 +73,38 @@ class Run:
             metrics=None if score is None else {"score": score})
 
     def restore(self, target: Any) -> tuple[Any, dict] | None:
-        """The latest complete checkpoint, with the shapes, types and shardings of `target`, and the input's state; None
-        where there is none."""
-        step = self.checkpoints.latest_step()
-        if step is None:
-            return None
-        restored = self.checkpoints.restore(step, args=ocp.args.Composite(
-            state=ocp.args.StandardRestore(target), data=ocp.args.JsonRestore()))
-        return restored["state"], restored["data"]
+        """The latest checkpoint that can be read, with the shapes, types and shardings of `target`, and the input's
+        state; None where there is none.
+
+        Newer ones that cannot be read are put aside, in damaged_checkpoints/. Raises RunError where none can be.
+        """
+        steps, errors = sorted(self.checkpoints.all_steps(), reverse=True), []
+        for step in steps:
+            try:
+                restored = self.checkpoints.restore(step, args=ocp.args.Composite(
+                    state=ocp.args.StandardRestore(target), data=ocp.args.JsonRestore()))
+            except (ValueError, KeyError, OSError, RuntimeError) as error:        # of Orbax, tensorstore, JSON, a disk
+                errors.append(one_line(error))
+                continue
+            if errors:
+                self._put_aside(steps[:len(errors)])
+                log.warning("checkpoint %d of %s cannot be read (%s); going on from step %d, %d before", steps[0],
+                            self.path, errors[0], step, steps[0] - step)
+            return restored["state"], restored["data"]
+        if errors:
+            raise RunError(f"no checkpoint of {self.path} can be read ({errors[0]}); with --init {self.path} a new run "
+                           "folder starts from its model.npz")
+        return None
+
+    def _put_aside(self, steps: list[int]):
+        barrier("damaged checkpoints")
+        if self.first:
+            aside = self.path / "damaged_checkpoints"
+            aside.mkdir(exist_ok=True)
+            for step in steps:
+                (self.path / "checkpoints" / str(step)).replace(aside / str(step))
+        barrier("put aside")
+        self.checkpoints.reload()
 
     def best_score(self) -> float:
         """The lowest score of any evaluation so far, infinite where there was none."""
