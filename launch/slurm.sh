@@ -13,7 +13,7 @@
 
 set -u
 PREEMPTED=75
-stop() { kill -TERM "$steps" 2>/dev/null; }        # srun passes it on to every process
+stop() { scancel --signal=TERM "$SLURM_JOB_ID"; }  # to every process; at TERM itself srun has them killed
 trap stop TERM
 
 srun --kill-on-bad-exit=1 cardiojax "$@" &
