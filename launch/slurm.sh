@@ -2,8 +2,9 @@
 # A training on N nodes × M GPUs: sbatch --nodes 2 --gpus-per-node 8 launch/slurm.sh train gaugan --preset large …
 # One process a node drives its GPUs. Where its reading of records holds it up, one process a GPU:
 #     sbatch --nodes 2 --gpus-per-node 8 --ntasks-per-node 8 --cpus-per-task 8 launch/slurm.sh train gaugan …
-# with or without --gpus-per-task 1: a process takes what SLURM has bound to it, or its share of the node. Pre-empted, or two minutes before its time is over, every process saves and the
-# job goes back into the queue, to go on from there. Records and the run folder lie where all nodes see them.
+# with or without --gpus-per-task 1: a process takes what SLURM has bound to it, or its share of the node.
+# Pre-empted, or two minutes before its time is over, every process saves and the job goes back into the queue, to go on
+# from there. Records and the run folder lie where all nodes see them.
 #SBATCH --job-name=cardiojax
 #SBATCH --ntasks-per-node=1
 #SBATCH --cpus-per-task=32
