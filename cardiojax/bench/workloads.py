@@ -92,7 +92,7 @@ class Spec:
 
 @dataclasses.dataclass(frozen=True)
 class Workload:
-    """`call` does `things` of `unit` and waits for them; `flops` of one call, where the compiler says."""
+    """`call` does `things` of `unit` and waits for them; `flops` of one call, where they are counted."""
 
     call: Callable[[], None]
     things: int
