@@ -15,9 +15,9 @@ from cardiojax.config import GauganNetConfig, jax_dtype
 from cardiojax.errors import InputError, RunError
 from cardiojax.files import write_arrays
 from cardiojax.models.saved import flatten, into_state, opened
-from cardiojax.nets.gaugan import STYLE, UPSAMPLINGS, Discriminator, Generator, padded_px
+from cardiojax.nets.gaugan import STYLE, Discriminator, Generator, padded_px, sides
+from cardiojax.nets.spade import missing_rows
 from cardiojax.ops.flops import flops, platform_of
-from cardiojax.ops.lookup import Lookup
 from cardiojax.preparation import SIZE_PX
 from cardiojax.preparation.batch import halve_mask
 from cardiojax.units import LABELS
@@ -194,16 +194,14 @@ def _generate(net: GauganNetConfig, table: bool, weights: tuple[Array, ...], mas
 
     generator = _merged(net, weights)
     maps = generator.label_maps(masks, rows)
-    missing = [m.table.missing for m in maps.values() if isinstance(m.table, Lookup)]
-    if not missing:
+    if (missing := missing_rows(maps)) is None:
         return images(maps)
-    return jax.lax.cond(sum(missing) > 0, lambda: images(generator.label_maps(masks, {})), lambda: images(maps))
+    return jax.lax.cond(missing > 0, lambda: images(generator.label_maps(masks, {})), lambda: images(maps))
 
 
 def _table_rows(net: GauganNetConfig, n: int, side: int) -> dict[int, int]:
     """Rows of the tables for `n` masks: about twice what 16 of ACDC's take. Fewer masks share fewer neighbourhoods."""
-    sides = [side // 2**i for i in range(UPSAMPLINGS[net.upsamplings] + 1)]
-    return {s: n * s * s // (32 if s >= 128 else 12) for s in sides if s >= 64 and n >= 8}
+    return {s: n * s * s // (32 if s >= 128 else 12) for s in sides(side, net.upsamplings) if s >= 64 and n >= 8}
 
 
 @functools.partial(jax.jit, static_argnums=0)

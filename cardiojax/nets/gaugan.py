@@ -31,6 +31,11 @@ def padded_px(size_px: int, upsamplings: Upsamplings) -> int:
     return -(-size_px // step) * step
 
 
+def sides(size_px: int, upsamplings: Upsamplings) -> list[int]:
+    """Of the label maps that the blocks of a generator of `size_px` see, the smallest first."""
+    return [size_px // 2**i for i in range(UPSAMPLINGS[upsamplings], -1, -1)]
+
+
 def check_size(size_px: int, upsamplings: Upsamplings):
     """Raises InputError where the generator cannot make images of `size_px`."""
     step = 2 ** UPSAMPLINGS[upsamplings]
@@ -96,9 +101,8 @@ class Generator(nnx.Module):
 
         rows: of the tables of γ and β, by side (`ops.lookup`); None leaves it to the platform.
         """
-        side = labels.shape[1] // 2 ** UPSAMPLINGS[self.upsamplings]
-        sides = [side * 2**i for i in range(UPSAMPLINGS[self.upsamplings] + 1)]
-        return {s: label_map(labels, s, self.classes, None if rows is None else rows.get(s, 0)) for s in sides}
+        return {s: label_map(labels, s, self.classes, None if rows is None else rows.get(s, 0))
+                for s in sides(labels.shape[1], self.upsamplings)}
 
     def __call__(self, maps: dict[int, LabelMap], *, train: bool = False, style: Float[Array, "n 256"] | None = None,
                  axis_name: str | None = None) -> Float[Array, "n h w c"]:

@@ -103,6 +103,12 @@ def label_map(labels: Integer[Array, "n h w"], side: int, classes: int, rows: in
     return LabelMap(small, lookup(small, classes, rows) if rows else None)
 
 
+def missing_rows(maps: dict[int, LabelMap]) -> Array | None:
+    """Neighbourhoods that found no room in the tables of fixed size; None where there are no such tables."""
+    missing = [m.table.missing for m in maps.values() if isinstance(m.table, Lookup)]
+    return sum(missing[1:], missing[0]) if missing else None
+
+
 class Spade(nnx.Module):
     """norm(x)·(1 + γ) + β, with γ and β from the label map.
 

@@ -33,8 +33,7 @@ from cardiojax.models.gaugan import (
 )
 from cardiojax.models.saved import opened
 from cardiojax.nets.gaugan import STYLE, Discriminator, padded_px
-from cardiojax.nets.spade import power_iteration
-from cardiojax.ops.lookup import Lookup
+from cardiojax.nets.spade import missing_rows, power_iteration
 from cardiojax.preparation.augment import augment_frames, study_keys
 from cardiojax.train import loop, losses, parallel
 from cardiojax.train.average import averaged
@@ -138,9 +137,8 @@ class GauganTask:
         discriminator, discriminator_opt = self._updated(self.discriminator_optimiser, gradients, state.discriminator,
                                                          state.discriminator_opt, axis_name)
         metrics |= d_metrics
-        if maps is not None and any(isinstance(m.table, Lookup) for m in maps.values()):
-            metrics["spade_rows_missing"] = 1.0 * sum(m.table.missing for m in maps.values()
-                                                      if isinstance(m.table, Lookup))
+        if maps is not None and (missing := missing_rows(maps)) is not None:
+            metrics["spade_rows_missing"] = missing.astype(jnp.float32)
         if axis_name is not None:
             metrics = jax.lax.pmean(metrics, axis_name)
         return dataclasses.replace(state, step=state.step + 1, discriminator=discriminator,

@@ -9,7 +9,7 @@ import numpy as np
 from cardiojax.config import GauganConfig
 from cardiojax.data.frames import Frames
 from cardiojax.models.gaugan import padded
-from cardiojax.nets.gaugan import UPSAMPLINGS, padded_px
+from cardiojax.nets.gaugan import Upsamplings, padded_px, sides
 from cardiojax.ops.neighbourhoods import in_order
 from cardiojax.preparation.augment import augment_frames, study_keys
 
@@ -41,7 +41,7 @@ def _labels(frames: Frames, config: GauganConfig, batch: int, seed: int):
 
 
 @functools.partial(jax.jit, static_argnums=(1, 2))
-def _counted(labels, upsamplings: str, classes: int) -> dict[int, jax.Array]:
+def _counted(labels, upsamplings: Upsamplings, classes: int) -> dict[int, jax.Array]:
     side = labels.shape[1]
-    sides = [side // 2**i for i in range(UPSAMPLINGS[upsamplings] + 1)]
-    return {s: in_order(labels[:, ::side // s, ::side // s], classes)[1].sum() for s in sides if s >= FROM_PX}
+    return {s: in_order(labels[:, ::side // s, ::side // s], classes)[1].sum() for s in sides(side, upsamplings)
+            if s >= FROM_PX}
