@@ -149,7 +149,7 @@ def _open_one(spec: str, data_dir: Path) -> Source:
     if not builder.info.splits:
         raise DataError(f"dataset '{name}' is not built in {data_dir}; run: "
                         f"cardiojax build {name.split('/')[0]} --data-dir {data_dir}")
-    if re.match(r"\w*", split)[0] not in {*builder.info.splits, "all"}:
+    if re.split(r"\W", split)[0] not in {*builder.info.splits, "all"}:
         raise DataError(f"dataset '{name}' has no split '{split}'; it has {', '.join(sorted(builder.info.splits))}")
     try:
         return _Records(builder.as_data_source(split=split), spec, name)
