@@ -1,6 +1,6 @@
 """Eight fake devices everywhere, one compilation cache, nothing optimised: tests check numbers, not speed.
 
-On a machine with a GPU, `JAX_PLATFORMS=cuda python -m pytest -m gpu` compares it with the CPU.
+On a machine with a GPU, `JAX_PLATFORMS=cuda python -m pytest -m gpu` compares it with the CPU, and resumes there.
 """
 
 import collections
@@ -17,6 +17,9 @@ os.environ["JAX_PLATFORMS"] = ",".join(dict.fromkeys([*platforms, "cpu"]))      
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(Path(tempfile.gettempdir()) / "cardiojax-test-cache"))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.3")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+if platforms != ["cpu"]:
+    os.environ["XLA_FLAGS"] += " --xla_gpu_deterministic_ops=true"         # for "to the bit"
+    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")        # several of them at a time
 if platforms == ["cpu"]:
     os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")           # in the commands that tests start, too
 
@@ -41,8 +44,9 @@ def pytest_collection_modifyitems(items):
     items.sort(key=lambda item: (-slow[item.path], str(item.path)))
 
 
-def pytest_runtest_setup(item):
-    if item.get_closest_marker("gpu") and jax.default_backend() != "gpu":
+@pytest.fixture
+def gpu():
+    if jax.default_backend() != "gpu":
         pytest.skip("no GPU here, or not asked for: JAX_PLATFORMS=cuda python -m pytest -m gpu")
 
 

@@ -2,8 +2,8 @@
 
     python benchmarks/machine.py --preset paper --peer --out benchmarks/results/gpu_h200
 
-Each side is a process of its own that has the GPU to itself. It builds its programs side by side (compiling is most of
-the time, and the host's), most important first, then measures each alone: medians of calls that wait. What is there
+Each side is a process of its own, and both build their programs at once (compiling is most of the time, and the
+host's), most important first. While one measures, the other is stopped: medians of calls that wait. What is there
 already stays, so that a run that was cut off goes on; each figure is written when it is there. `--profile` lists each
 program's kernels beside.
 `--preset tiny --seconds 60` tries all of it on any machine.
@@ -12,6 +12,8 @@ program's kernels beside.
 import argparse
 import collections
 import concurrent.futures
+import contextlib
+import fcntl
 import importlib.metadata
 import json
 import logging
@@ -31,18 +33,19 @@ MEASURING_S = 15.0                # that a side has for measuring, after what is
 BUILDERS = 3                      # programs built at a time, after the first: compiling tries kernels on the GPU too
 
 OURS = {
-    "gaugan step": {"what": "train", "task": "gaugan", "dtype": "bfloat16", "spade": "table"},
+    "gaugan step": {"what": "train", "task": "gaugan", "dtype": "bfloat16"},
     "sfera step": {"what": "train", "task": "sfera", "dtype": "bfloat16"},
-    "images": {"what": "generate", "dtype": "bfloat16", "spade": "table"},
     "one study": {"what": "predict", "batch": 1},
-    "contours step": {"what": "train", "task": "contours", "dtype": "bfloat16"},
+    "images": {"what": "generate", "dtype": "bfloat16"},
     "64 studies": {"what": "predict", "batch": 64, "dtype": "bfloat16"},
+    "gaugan steps with input": {"what": "loop", "task": "gaugan", "dtype": "bfloat16"},
+    "gaugan step, dense": {"what": "train", "task": "gaugan", "dtype": "bfloat16", "spade": "dense"},
     "sfera steps with input": {"what": "loop", "task": "sfera", "dtype": "bfloat16"},
     "one study, contours": {"what": "predict", "task": "contours", "batch": 1, "dtype": "bfloat16"},
-    "gaugan step, dense": {"what": "train", "task": "gaugan", "dtype": "bfloat16", "spade": "dense"},
-    "images, dense": {"what": "generate", "dtype": "bfloat16"},
-    "gaugan step, float32": {"what": "train", "task": "gaugan"},
+    "contours step": {"what": "train", "task": "contours", "dtype": "bfloat16"},
+    "images, dense": {"what": "generate", "dtype": "bfloat16", "spade": "dense"},
     "sfera step, float32": {"what": "train", "task": "sfera"},
+    "gaugan step, float32": {"what": "train", "task": "gaugan"},
 }
 PEERS = ["gaugan step", "sfera step", "images", "one study", "contours step", "64 studies"]
 
@@ -60,7 +63,9 @@ def build(name: str, spec, file: Path, lock: threading.Lock):
     from cardiojax.bench.ours import ours
     from cardiojax.bench.theirs import theirs
     try:
+        say(f"{name}: imported")
         workload = (ours if spec.impl == "cardiojax" else theirs)(spec)
+        say(f"{name}: data and weights")
         with lock:
             workload.call()
             workload.call()
@@ -124,28 +129,49 @@ def side_of(args: argparse.Namespace):
     names, lock = list(wanted), threading.Lock()
     # the first alone, for the start that a user waits for; a peer's each alone, for it tries kernels as it compiles
     groups = [names[:1], names[1:]] if args.side == "ours" else [[name] for name in names]
-    for group in groups:
+    for group in filter(None, groups):
         pool = concurrent.futures.ThreadPoolExecutor(BUILDERS)
         workers = {name: pool.submit(build, name, wanted[name], file, lock) for name in group}
         concurrent.futures.wait(workers.values(), timeout=max(1.0, args.until - time.time()))
         for name, worker in workers.items():
             worker.cancel()
             if worker.done() and not worker.cancelled() and (workload := worker.result()):
-                rows[name] = measured(wanted[name], workload)
-                file.write_text(json.dumps(rows, indent=1))
-                say(f"{name}: {rows[name]['ms']:.2f} ms, {rows[name]['per_s']:.0f} {rows[name]['unit']}/s")
-                if args.profile and args.side == "ours":
-                    profiled(args.out / f"kernels_{name.replace(' ', '_').replace(',', '')}.txt", workload)
+                with contextlib.nullcontext() if args.side == "warm" else alone(args.out, args.side):
+                    rows[name] = measured(wanted[name], workload)
+                    file.write_text(json.dumps(rows, indent=1))
+                    say(f"{name}: {rows[name]['ms']:.2f} ms, {rows[name]['per_s']:.0f} {rows[name]['unit']}/s")
+                    if args.profile and args.side == "ours":
+                        profiled(args.out / f"kernels_{name.replace(' ', '_').replace(',', '')}.txt", workload)
     os._exit(0)                   # what is still compiling is of no use any more
 
 
+@contextlib.contextmanager
+def alone(folder: Path, side: str):
+    """While it lasts the other sides' processes stand still."""
+    with (folder / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        others = [int(file.read_text()) for file in folder.glob("*.pid") if file.stem != side]
+        _signal(others, signal.SIGSTOP)
+        try:
+            time.sleep(0.2)                             # what they have sent to the GPU ends
+            yield
+        finally:
+            _signal(others, signal.SIGCONT)
+
+
+def _signal(groups: list[int], number: signal.Signals):
+    for group in groups:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(group, number)
+
+
 class Compilations(logging.Filter):
-    """Says how long each compilation took, where it was long."""
+    """Says how long each trace and compilation took, where it was long."""
 
     def filter(self, record):
-        found = re.search(r"Finished XLA compilation of (.*) in ([\d.]+) sec", record.getMessage())
-        if found and float(found[2]) > 2:
-            say(f"compiled {found[1]} in {float(found[2]):.0f} s")
+        found = re.search(r"Finished (.*) in ([\d.]+) sec", record.getMessage())
+        if found and float(found[2]) > 0.5:
+            say(f"{found[1]} in {float(found[2]):.1f} s")
         return False
 
 
@@ -184,20 +210,33 @@ def main():
         side_of(args)
     from cardiojax.cli.main import with_our_flags
     from cardiojax.files import write_text
-    own_settings = {"JAX_COMPILATION_CACHE_DIR": args.cache, "XLA_FLAGS": with_our_flags(),
-                    "XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
-    for side, share in (("ours", 0.5), ("warm", 0.3), *([("torch", 0.9)] if args.peer else [])):
-        until = time.time() + share * (args.seconds - (time.time() - BEGAN))
-        print(f"— {side}", flush=True)
+    settings = {"JAX_COMPILATION_CACHE_DIR": args.cache, "XLA_FLAGS": with_our_flags(),
+                "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.2", "XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
+
+    def started(side: str, share: float) -> tuple[str, subprocess.Popen, float]:
+        until = BEGAN + share * args.seconds
         child = subprocess.Popen([sys.executable, __file__, *sys.argv[1:], "--side", side, "--until", str(until)],
-                                 env={**os.environ, **own_settings}, start_new_session=True)
+                                 env={**os.environ, **settings}, start_new_session=True)
+        (args.out / f"{side}.pid").write_text(str(child.pid))
+        return side, child, until
+
+    def ended(side: str, child: subprocess.Popen, until: float):
         try:
-            child.wait(timeout=until - time.time() + MEASURING_S)
+            child.wait(timeout=max(1.0, until + MEASURING_S - time.time()))
         except subprocess.TimeoutExpired:               # with its compilers: what they hold would keep a pipe open
-            os.killpg(child.pid, signal.SIGKILL)
             say(f"{side} was not done in time")
+            _signal([child.pid], signal.SIGKILL)
+            _signal([int(file.read_text()) for file in args.out.glob("*.pid")], signal.SIGCONT)
+        (args.out / f"{side}.pid").unlink()
         write_text(args.out / "summary.json", json.dumps(summary(args.out, args.preset), indent=1))
-    print(args.out / "summary.json")
+
+    peer = started("torch", 0.95) if args.peer else None
+    ended(*started("ours", 0.75))
+    with alone(args.out, "warm"):
+        ended(*started("warm", 0.9))
+    if peer:
+        ended(*peer)
+    print((args.out / "summary.json").read_text())
 
 
 if __name__ == "__main__":

@@ -67,6 +67,7 @@ def finished(task, one_device, tmp_path_factory):
     return path, fit(task, one_device, path)
 
 
+@pytest.mark.gpu
 @pytest.mark.slow
 def test_interrupted_is_uninterrupted(task, one_device, finished, tmp_path):
     """Both networks, both optimisers, the statistics and the data's place: the same model to the bit."""

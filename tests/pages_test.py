@@ -1,6 +1,7 @@
 """README and pages: links that lead somewhere, commands whose verbs and flags exist."""
 
 import functools
+import json
 import re
 import shlex
 from pathlib import Path
@@ -62,3 +63,18 @@ def test_commands_are_ones_that_there_are(page):
 
 def test_the_readme_is_short():
     assert len((ROOT / "README.md").read_text().splitlines()) < 200
+
+
+def test_a_gpus_figures_are_the_files():
+    measured, before = (json.loads((ROOT / "benchmarks" / "results" / f"gpu_h200{name}.json").read_text())
+                        for name in ("", "_lookup"))
+    ours, theirs, page = measured["ours"], measured["torch"], (ROOT / "docs" / "speed.md").read_text()
+    sfera = next(row["ms"] for row in before["rows"] if row["what"].startswith("SFERA step"))
+    for name, ms, digits in (("gaugan step", ours["gaugan step"]["ms"], 1), ("images", ours["images"]["ms"], 2),
+                             ("sfera step", sfera, 1)):
+        peer = theirs[name]["ms"]
+        row = next(line for line in page.splitlines() if f"{ms:.{digits}f} ms" in line)
+        assert f"{peer:.{digits}f} ms" in row and f"{peer / ms:.2f}" in row, name
+    assert f"{ours['gaugan steps with input']['ms'] / 10:.1f} ms" in page
+    ratios = [measured["ratio_to_peer"][name] for name in ("gaugan step", "images")]
+    assert "trains {} and paints {} times".format(*ratios) in (ROOT / "README.md").read_text().replace("\n", " ")

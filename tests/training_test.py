@@ -50,6 +50,7 @@ def finished(phantom_data, tmp_path_factory):
     return path, fit(task_of(phantom_data), path)
 
 
+@pytest.mark.gpu
 @pytest.mark.slow
 @pytest.mark.parametrize("how", ["stopped", "killed", "damaged"])
 def test_interrupted_is_uninterrupted(phantom_data, finished, tmp_path, how):

@@ -85,7 +85,8 @@ def generation(spec: Spec) -> Workload:
     config, frames = spec.gaugan, Frames(split_of(spec))
     with on_host():
         params, stats, *_ = jax.device_get(new_networks(config.net, jax.random.key(0)))
-    model = GauganModel(config.net, frames.labels, params, stats, table=spec.spade == "table")
+    model = GauganModel(config.net, frames.labels, params, stats,
+                        table=None if spec.spade == "auto" else spec.spade == "table")
     masks = jnp.asarray(padded(frames_of(frames, config).masks, padded_px(config.net.size_px, config.net.upsamplings),
                                "constant"))
     return Workload(lambda: jax.block_until_ready(model.apply(masks)), config.batch, spec.unit, model.flops(masks))

@@ -17,7 +17,9 @@ from cardiojax.files import write_arrays
 from cardiojax.models.saved import flatten, into_state, opened
 from cardiojax.nets.gaugan import STYLE, Discriminator, Generator, padded_px, sides
 from cardiojax.nets.spade import missing_rows
+from cardiojax.ops import lookup
 from cardiojax.ops.flops import flops, platform_of
+from cardiojax.ops.host import DRAWN_ONCE
 from cardiojax.preparation import SIZE_PX
 from cardiojax.preparation.batch import halve_mask
 from cardiojax.units import LABELS
@@ -42,7 +44,7 @@ def split_net(net: nnx.Module) -> tuple[nnx.GraphDef, nnx.State, nnx.State]:
     return nnx.split(net, nnx.Param, nnx.BatchStat)
 
 
-@functools.partial(jax.jit, static_argnames="net")
+@functools.partial(jax.jit, static_argnames="net", compiler_options=DRAWN_ONCE)
 def new_networks(net: GauganNetConfig, key: Array) -> tuple[nnx.State, nnx.State, nnx.State, nnx.State]:
     """Random parameters and first statistics of a generator, and of a discriminator."""
     generator_key, discriminator_key = jax.random.split(key)
@@ -64,10 +66,10 @@ class GauganModel:
     """
 
     def __init__(self, net: GauganNetConfig, labels: tuple[int, ...], params: nnx.State, stats: nnx.State,
-                 path: Path | None = None, settings: dict | None = None, *, table: bool = False):
+                 path: Path | None = None, settings: dict | None = None, *, table: bool | None = None):
         """labels: those that the generator has learned; path, settings: the run it comes from; table: γ and β from
-        tables of fixed size, as a GPU likes them (`ops.lookup`)."""
-        self.table = table
+        tables of fixed size (`ops.lookup`); None: where that is fastest."""
+        self.table = lookup.is_fastest() if table is None else table
         self.net, self.labels, self.path, self.settings = net, labels, path, settings or {}
         self.params, self.stats = jax.device_put((params, stats))
         self._weights = tuple(jax.tree.leaves((self.params, self.stats)))

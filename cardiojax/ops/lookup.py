@@ -34,6 +34,11 @@ class Lookup(NamedTuple):
     block_row: Int[Array, " m"]
 
 
+def is_fastest() -> bool:
+    """Whether this is a machine on which a table of fixed size is the fastest way."""
+    return jax.default_backend() == "gpu"
+
+
 def lookup(labels: Int[Array, "n h w"], classes: int, count: int) -> Lookup:
     """A table of `count` rows."""
     pixels = labels.size

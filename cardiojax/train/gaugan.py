@@ -34,6 +34,7 @@ from cardiojax.models.gaugan import (
 from cardiojax.models.saved import opened
 from cardiojax.nets.gaugan import STYLE, Discriminator, padded_px
 from cardiojax.nets.spade import missing_rows, power_iteration
+from cardiojax.ops import lookup
 from cardiojax.preparation.augment import augment_frames, study_keys
 from cardiojax.train import loop, losses, parallel
 from cardiojax.train.average import averaged
@@ -137,8 +138,6 @@ class GauganTask:
         discriminator, discriminator_opt = self._updated(self.discriminator_optimiser, gradients, state.discriminator,
                                                          state.discriminator_opt, axis_name)
         metrics |= d_metrics
-        if maps is not None and (missing := missing_rows(maps)) is not None:
-            metrics["spade_rows_missing"] = missing.astype(jnp.float32)
         if axis_name is not None:
             metrics = jax.lax.pmean(metrics, axis_name)
         return dataclasses.replace(state, step=state.step + 1, discriminator=discriminator,
@@ -149,7 +148,7 @@ class GauganTask:
         rows = None
         if self.options.spade == "dense":
             rows = {}
-        elif self.options.spade == "table":
+        elif self.options.spade == "table" or lookup.is_fastest():
             rows = self._rows(len(labels))
         return nnx.merge(self.generator, params, stats, copy=True).label_maps(labels, rows)
 
@@ -206,6 +205,7 @@ class GauganTask:
         return total, (state, {"loss": total, **metrics})
 
     def _discriminator_loss(self, params, state: State, images, labels, noise, maps, axis_name):
+        maps = maps or self._maps(state.generator, state.generator_stats, labels)
         fake, stats, _ = self._fake(state.generator, state, images, labels, noise, maps, axis_name)
         state = dataclasses.replace(state, generator_stats=stats)
         discriminator, stats = self._after_power_iteration(params, state.discriminator_stats)
@@ -213,7 +213,10 @@ class GauganTask:
         outputs = discriminator(jnp.concatenate([labels, labels]), fake_and_real)
         n = len(fake)
         loss = losses.hinge_discriminator([[f[n:] for f in s] for s in outputs], [[f[:n] for f in s] for s in outputs])
-        return loss, (dataclasses.replace(state, discriminator_stats=stats), {"d_hinge": loss})
+        metrics = {"d_hinge": loss}
+        if (missing := missing_rows(maps)) is not None:
+            metrics["spade_rows_missing"] = missing.astype(jnp.float32)
+        return loss, (dataclasses.replace(state, discriminator_stats=stats), metrics)
 
     def evaluate(self, state: State, shard: Callable[[FrameBatch], FrameBatch]
                  ) -> tuple[dict[str, float], dict, dict[str, np.ndarray]]:

@@ -31,7 +31,7 @@ class StepOptions:
     """Compute activations again in the backward pass instead of keeping them: less memory, a third more time."""
     spade: Literal["auto", "table", "dense"] = "auto"
     """Of a GauGAN, how γ and β are computed: for every pixel (dense), or once for each neighbourhood of labels, from a
-    table whose rows are counted on the data (table: for GPUs). auto: on a CPU a table that needs no count, else
+    table whose rows are counted on the data (table). auto: on a GPU table, on a CPU one that needs no count, else
     dense."""
     profile: Path | None = None
     """Write a trace of five steps to this folder (TensorBoard and Perfetto read it)."""

@@ -5,11 +5,13 @@ import functools
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, Int, UInt8
 
 from cardiojax.config import GauganConfig
 from cardiojax.data.frames import Frames
 from cardiojax.models.gaugan import padded
-from cardiojax.nets.gaugan import Upsamplings, padded_px, sides
+from cardiojax.nets.gaugan import padded_px, sides
+from cardiojax.ops.host import on_host
 from cardiojax.ops.neighbourhoods import in_order
 from cardiojax.preparation.augment import augment_frames, study_keys
 
@@ -21,9 +23,9 @@ FROM_PX = 32               # below, a label map has hardly fewer neighbourhoods 
 
 def table_rows(frames: Frames, config: GauganConfig, batch: int) -> dict[int, int]:
     """Rows by the side of the label maps, for batches of this many images; the same in every process."""
-    with jax.ensure_compile_time_eval(), jax.transfer_guard("allow"):          # while a step is traced
-        counts = [_counted(_labels(frames, config, batch, i), config.net.upsamplings, config.net.classes)
-                  for i in range(SAMPLED)]
+    with jax.ensure_compile_time_eval(), jax.transfer_guard("allow"), on_host():      # while a step is traced
+        counts = [jax.device_get(_counted(config, jax.random.key(seed), _masks(frames, config, batch, seed)))
+                  for seed in range(SAMPLED)]
     found = {}
     for side in counts[0]:
         rows = 256 * -(-int(MARGIN * max(int(c[side]) for c in counts)) // 256)
@@ -32,16 +34,17 @@ def table_rows(frames: Frames, config: GauganConfig, batch: int) -> dict[int, in
     return found
 
 
-def _labels(frames: Frames, config: GauganConfig, batch: int, seed: int):
-    drawn = frames.batch(np.random.default_rng(seed).choice(len(frames), batch, replace=len(frames) < batch),
-                         config.net.size_px)
-    drawn = jax.tree.map(jnp.asarray, drawn)
-    _, labels = augment_frames(study_keys(jax.random.key(seed), batch, 0), drawn.images, drawn.masks, config.augment)
-    return padded(labels, padded_px(config.net.size_px, config.net.upsamplings), "constant").astype(jnp.int32)
+def _masks(frames: Frames, config: GauganConfig, batch: int, seed: int) -> UInt8[np.ndarray, "n h w"]:
+    drawn = np.random.default_rng(seed).choice(len(frames), batch, replace=len(frames) < batch)
+    return frames.batch(drawn, config.net.size_px).masks
 
 
-@functools.partial(jax.jit, static_argnums=(1, 2))
-def _counted(labels, upsamplings: Upsamplings, classes: int) -> dict[int, jax.Array]:
+@functools.partial(jax.jit, static_argnums=0)
+def _counted(config: GauganConfig, key: Array, masks: UInt8[Array, "n h w"]) -> dict[int, Int[Array, ""]]:
+    """Neighbourhoods by side of the maps, of masks moved as a step moves them."""
+    keys, upsamplings = study_keys(key, len(masks), 0), config.net.upsamplings
+    _, moved = augment_frames(keys, masks, masks, config.augment)
+    labels = padded(moved, padded_px(config.net.size_px, upsamplings), "constant").astype(jnp.int32)
     side = labels.shape[1]
-    return {s: in_order(labels[:, ::side // s, ::side // s], classes)[1].sum() for s in sides(side, upsamplings)
-            if s >= FROM_PX}
+    return {s: in_order(labels[:, ::side // s, ::side // s], config.net.classes)[1].sum()
+            for s in sides(side, upsamplings) if s >= FROM_PX}
