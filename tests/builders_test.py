@@ -71,7 +71,7 @@ def test_a_dataset_of_another_package_is_built_and_opened(installed, tmp_path, c
     with pytest.raises(SystemExit) as stop:
         main(["build", "--help"])
     assert not stop.value.code
-    assert "Datasets: acdc, kaggle_dsb, mnms, phantom, synthetic, toy, ukbb." in " ".join(
+    assert "Datasets: acdc, kaggle_dsb, mnms, phantom, reports, synthetic, toy, ukbb." in " ".join(
         capsys.readouterr().out.split())
     with pytest.raises(DataError, match="dataset 'toy' is not built"):
         data.open_split("toy:train", tmp_path / "data")
@@ -101,7 +101,7 @@ def test_a_broken_builder_is_one_line_and_breaks_no_other(installed, tmp_path, c
 
 
 def test_without_a_name_or_with_a_wrong_one_the_datasets_are_listed(capsys):
-    listed = "acdc, kaggle_dsb, mnms, phantom, synthetic, ukbb"
+    listed = "acdc, kaggle_dsb, mnms, phantom, reports, synthetic, ukbb"
     for words, says in (([], "build what? There are"), (["--data-dir", "x"], "build what? There are"),
                         (["nothing"], "no dataset 'nothing'; there are"),
                         (["--data-dir", "x", "nothing"], "no dataset 'nothing'; there are")):
@@ -115,7 +115,7 @@ def test_own_builders_are_found_without_metadata_and_keep_their_names(installed,
     monkeypatch.setattr("importlib.metadata.entry_points", lambda **_: [])
     assert {name: point.value for name, point in builders.entry_points().items()} == own
     assert set(builders.builder_classes()) == set(own) == {
-        "acdc", "kaggle_dsb", "mnms", "phantom", "synthetic", "ukbb"}
+        "acdc", "kaggle_dsb", "mnms", "phantom", "reports", "synthetic", "ukbb"}
     monkeypatch.undo()
     monkeypatch.setattr(logging.getLogger("cardiojax"), "propagate", True)
     installed("other", {"acdc": "elsewhere"}, {})

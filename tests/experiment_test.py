@@ -264,7 +264,7 @@ def test_the_report_says_what_was_found(two_datasets, tmp_path, monkeypatch, pic
         "120", "240", "120", "240"]
     assert rows["Dataset 1 (DSB)", "Gheorghiță 2022, RSP"]["ef_rmse"] == "3.7"
     assert {f.suffix for f in (tmp_path / "figures").iterdir()} == {".png", ".svg"}
-    assert pictures_of("3_read_an_experiment", tmp_path) == 1
+    assert pictures_of("4_read_an_experiment", tmp_path) == 1
 
 
 def test_bad_arguments_are_one_line(two_datasets, tmp_path, capsys):

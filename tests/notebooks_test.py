@@ -1,4 +1,4 @@
-"""The first notebook, executed, by the model that ships (the second: `cli_test`; the third: `experiment_test`)."""
+"""The notebooks that start from models that ship, executed (the second: `cli_test`; the fourth: `experiment_test`)."""
 
 import pytest
 
@@ -6,3 +6,9 @@ import pytest
 @pytest.mark.slow
 def test_a_study_is_measured_and_looked_at(tmp_path, pictures_of):
     assert pictures_of("1_measure_a_study", tmp_path) == 2
+
+
+@pytest.mark.slow
+def test_a_model_that_ships_is_finetuned_on_volumes(tmp_path, pictures_of, monkeypatch):
+    monkeypatch.setenv("CARDIOJAX_STEPS", "2")
+    assert pictures_of("3_finetune_on_volumes", tmp_path) == 1

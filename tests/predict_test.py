@@ -313,3 +313,27 @@ def test_the_page_names_every_column_in_order():
     page = (Path(__file__).parents[1] / "docs" / "predict.md").read_text()
     cells = [line.split("|")[1] for line in page.splitlines() if line.startswith("| `")]
     assert re.findall(r"`(\w+)`", " ".join(cells)) == list(COLUMNS)
+
+
+RIGHT = {                   # of ../shared/data/faults: (ED, ES), slices, spacing in mm of every study
+    "acdc_4d_only": [("1", "3", 4, 20)], "enhanced_mr": [("1", "3", 4, 20)], "labels_beside": [("1", "3", 4, 20)],
+    "lost_file": [("1", "3", 4, 20)], "mnms_names": [("", "", 4, 20)], "no_preamble": [("1", "3", 4, 20)],
+    "no_trigger_no_number": [("1", "3", 4, 20)], "pixdim_one": [("1", "3", 4, 20)],
+    "one_uid_for_all": [("1", "2", 2, 20), ("1", "2", 2, 20), ("1", "2", 2, 18)],
+    "position_jitter": [("1", "3", 4, 20)], "running_numbers_no_count": [("1", "3", 4, 20)],
+    "two_phases_running_numbers": [("6", "3", 4, 20)]}
+
+
+@pytest.mark.shared
+def test_what_strangers_bring_is_measured_right(shared, run, tmp_path):
+    """Each on its own, as its user does; of the same phases of one heart, most of them."""
+    assert {folder.name for folder in (shared / "faults").iterdir() if folder.is_dir()} == set(RIGHT)
+    edv_ml = []
+    for name, expected in RIGHT.items():
+        table = tmp_path / f"{name}.csv"
+        assert main(["predict", str(shared / "faults" / name), "--run", str(run), "--csv", str(table)]) == 0, name
+        found = rows(table)
+        assert [(r["ed_frame"], r["es_frame"], int(r["slices"]), round(float(r["slice_spacing_mm"]), 1))
+                for r in found] == expected, name
+        edv_ml += [float(r["edv_ml"]) for r in found if r["es_frame"] != "2" and r["ed_frame"] != "6"]
+    np.testing.assert_allclose(edv_ml, np.median(edv_ml), rtol=5e-3)

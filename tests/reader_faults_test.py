@@ -214,3 +214,37 @@ def test_an_object_of_many_frames_is_opened_once(shared, monkeypatch):
     dicom_header.of_many_frames.cache_clear()
     assert read_cine(path).frames.shape[-1] == 6
     assert opened.count({}) == 1
+
+
+@pytest.mark.shared
+def test_a_ge_study_is_read_the_same_whatever_an_archive_did_to_it(shared, tmp_path):
+    """CardiacNumberOfImages removed or wrong; files shuffled and renamed without a suffix; one of them lost."""
+    source = shared / "cine" / "ge" / "SCD0000401"
+    whole = read_dicom_cine(source)
+    files = sorted(source.iterdir())
+    shuffled = np.random.default_rng(0).permutation(len(files))
+
+    def variant(name, edit=None, keep=lambda number: True):
+        (tmp_path / name).mkdir()
+        for number, file in zip(shuffled, files, strict=True):
+            if keep(number):
+                header = pydicom.dcmread(file)
+                if edit:
+                    edit(header)
+                header.save_as(tmp_path / name / f"{number:04d}")
+        return read_dicom_cine(tmp_path / name)
+
+    def without_count(header):
+        header.pop("CardiacNumberOfImages", None)
+
+    def wrong_count(header):
+        header.CardiacNumberOfImages = 30
+
+    for name, edit in (("renamed", None), ("without_count", without_count), ("wrong_count", wrong_count)):
+        found = variant(name, edit)
+        assert found.frames.shape == whole.frames.shape, name
+        np.testing.assert_array_equal(found.frames, whole.frames, err_msg=name)
+    found = variant("lost", keep=lambda number: number != 57)
+    same = (found.frames == whole.frames).all(axis=(1, 2))
+    assert found.frames.shape == whole.frames.shape
+    assert (~same).sum() == 1                               # the mean of its neighbours in time

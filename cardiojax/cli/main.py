@@ -10,7 +10,7 @@ from cardiojax.errors import InputError, Preempted
 
 VERBS = {
     "demo": "a phantom patient as raw DICOM, measured: a table, a page, masks, in seconds",
-    "build": "write a dataset: phantom, acdc, kaggle_dsb, mnms, ukbb, synthetic → TFDS",
+    "build": "write a dataset: phantom, acdc, kaggle_dsb, mnms, ukbb, reports, synthetic → TFDS",
     "train": "train a network: contours, sfera (studies → volumes), gaugan (masks → images)",
     "combine": "contours and a SFERA as one model, a hybrid",
     "local": "several processes of one machine as one training, started again where one dies",

@@ -32,7 +32,7 @@ class Train:
     validation: str | None = None
     """Studies to validate on; by default the `validation` split of every dataset of --data."""
     init: Path | None = None
-    """A finished run whose weights training starts from (a SFERA's target scaling too)."""
+    """A finished run, or a model that ships, whose weights training starts from (a SFERA's target scaling too)."""
     coordinator: str | None = None
     """HOST:PORT of the first of several processes that train together. Under SLURM (srun) and Open MPI they find each
     other by themselves; `cardiojax local` starts several on one machine."""
