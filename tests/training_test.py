@@ -16,7 +16,7 @@ from cardiojax.config import SferaConfig, SferaNetConfig
 from cardiojax.data import records
 from cardiojax.errors import DataError, InputError, Preempted, RunError, TrainingDiverged
 from cardiojax.preparation.batch import halve
-from cardiojax.train import loop, sfera
+from cardiojax.train import loop, parallel, sfera
 from cardiojax.train.average import averaged
 from cardiojax.train.parallel import Parallel, StepOptions, gradients
 from cardiojax.train.run import Run
@@ -233,7 +233,7 @@ def test_statistics_are_of_studies_from_all_over_a_sorted_split(phantom_data, mo
     params = task.init(jax.random.key(0)).params
 
     def first_mean(studies, count):
-        monkeypatch.setattr(sfera, "STATISTICS_STUDIES", count)
+        monkeypatch.setattr(sfera, "SAMPLED_STUDIES", count)
         task.training = data.usable("sorted", [records.encode(s) for s in studies])
         return task.re_estimated(params, lambda batch: batch)["blocks"][0]["norm_0"]["mean"][...]
 
@@ -286,3 +286,36 @@ def test_finetuning_keeps_the_parents_scaling(phantom_data, finished, tmp_path):
                 validation=ONE["training"], data_dir=phantom_data, run=tmp_path / "child", init=finished[0])
     parent, child = (np.load(p / "model.npz") for p in (finished[0], tmp_path / "child"))
     np.testing.assert_array_equal(parent["scaling/high"], child["scaling/high"])
+
+
+def test_evaluations_before_the_last_look_at_a_sample(phantom_data, monkeypatch):
+    """Of 12 and 4 studies: 3 and 3 in one view; at the last all, in every view."""
+    task = task_of(phantom_data, dataclasses.replace(CONFIG, views=2))
+    monkeypatch.setattr(sfera, "SAMPLED_STUDIES", 3)
+    monkeypatch.setattr(task, "re_estimated", lambda params, shard: None)
+    seen = []
+
+    def features(params, stats, split, indices, views, shard):
+        seen.append((split is task.training, len(indices), views))
+        rng = np.random.default_rng(0)
+        return rng.standard_normal((len(indices), 4)).astype(np.float32), split.volumes_ml[indices], \
+            split.slice_spacing_mm[indices]
+
+    monkeypatch.setattr(task, "_features", features)
+    state = task.init(jax.random.key(0))
+    for everything in (False, True):
+        task.evaluate(state, lambda batch: batch, everything=everything)
+    assert seen == [(True, 3, 1), (False, 3, 1), (True, 12, 2), (False, 4, 2)]
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 7])
+def test_processes_share_the_studies_of_an_evaluation(count, monkeypatch):
+    """Three of them, each with its part, have the rows of all in order."""
+    rows, parts = np.arange(2.0 * count).reshape(count, 2), []
+    monkeypatch.setattr(jax, "process_count", lambda: 3)
+    monkeypatch.setattr(parallel.multihost_utils, "process_allgather", lambda part: parts.append(part) or np.stack(
+        parts if len(parts) == 3 else [part] * 3))
+    for process in range(3):
+        monkeypatch.setattr(jax, "process_index", lambda process=process: process)
+        found = parallel.of_all(rows[parallel.share_of(np.arange(count))], count)
+    np.testing.assert_array_equal(found, rows)

@@ -1,5 +1,6 @@
 """A split → padded batches by grain: shuffled and endless to train on, each study once to evaluate on."""
 
+import concurrent.futures
 from collections.abc import Callable, Iterator
 
 import grain.python as grain
@@ -52,12 +53,29 @@ def prefetched(batches: grain.MapDataset) -> grain.DatasetIterator:
 
 def evaluation_batches(split: Split, *, size_px: int, batch: int, slices: int,
                        indices: Int[np.ndarray, " n"] | None = None) -> Iterator[Batch]:
-    """Every study (or those of `indices`) once, in order; the last batch is filled up with copies whose `real` is
-    False."""
+    """Every study (or those of `indices`) once, in order, read one batch ahead; the last batch is filled up with copies
+    whose `real` is False."""
     indices = np.arange(len(split)) if indices is None else indices
-    for start in range(0, len(indices), batch):
+
+    def read(start: int) -> Batch:
         studies = [split[int(i)] for i in indices[start:start + batch]]
-        yield batch_of(studies, size_px, fill_to=batch, slices=slices)
+        return batch_of(studies, size_px, fill_to=batch, slices=slices)
+
+    with concurrent.futures.ThreadPoolExecutor(1) as reader:
+        ready = None
+        for start in range(0, len(indices), batch):
+            following = reader.submit(read, start)
+            if ready is not None:
+                yield ready.result()
+            ready = following
+        if ready is not None:
+            yield ready.result()
+
+
+def sample_of(split: Split, count: int) -> Int[np.ndarray, " n"]:
+    """Indices of a split in order: of a large one a random sample, the same every time, for records may be sorted by
+    dataset or patient."""
+    return np.sort(np.random.default_rng(0).choice(len(split), min(count, len(split)), replace=False))
 
 
 class Records:

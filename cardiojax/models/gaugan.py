@@ -19,7 +19,6 @@ from cardiojax.nets.gaugan import STYLE, Discriminator, Generator, padded_px, si
 from cardiojax.nets.spade import missing_rows
 from cardiojax.ops import lookup
 from cardiojax.ops.flops import flops, platform_of
-from cardiojax.ops.host import DRAWN_ONCE
 from cardiojax.preparation import SIZE_PX
 from cardiojax.preparation.batch import halve_mask
 from cardiojax.units import LABELS
@@ -44,7 +43,7 @@ def split_net(net: nnx.Module) -> tuple[nnx.GraphDef, nnx.State, nnx.State]:
     return nnx.split(net, nnx.Param, nnx.BatchStat)
 
 
-@functools.partial(jax.jit, static_argnames="net", compiler_options=DRAWN_ONCE)
+@functools.partial(jax.jit, static_argnames="net")
 def new_networks(net: GauganNetConfig, key: Array) -> tuple[nnx.State, nnx.State, nnx.State, nnx.State]:
     """Random parameters and first statistics of a generator, and of a discriminator."""
     generator_key, discriminator_key = jax.random.split(key)

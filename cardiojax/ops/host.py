@@ -4,7 +4,6 @@ import contextlib
 
 import jax
 
-DRAWN_ONCE = {"xla_backend_optimization_level": 1}         # compiles in half the time what runs once; the same numbers
 
 def on_host() -> contextlib.AbstractContextManager:
     """Within it JAX computes on the CPU, where there is one: drawing a GauGAN's weights compiles in 75 s on a GPU."""

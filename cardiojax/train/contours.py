@@ -44,6 +44,7 @@ from cardiojax.units import LV
 
 STATISTICS_BATCHES = 20        # of training frames, that the batch statistics are re-estimated from
 STUDIES = 2                    # that a device measures at a time
+SAMPLED_STUDIES = 64           # that evaluations before the last look at
 
 
 class ContoursTask:
@@ -137,16 +138,19 @@ class ContoursTask:
             total, metrics = total + self.config.volume_weight * error, metrics | {"volume_error": error}
         return total, metrics
 
-    def evaluate(self, state: State, shard: Callable) -> tuple[dict[str, float], dict, dict[str, np.ndarray]]:
+    def evaluate(self, state: State, shard: Callable, everything: bool = True
+                 ) -> tuple[dict[str, float], dict, dict[str, np.ndarray]]:
         """Validation metrics of the averaged weights (volumes before calibration; the Dice of each label over all
-        frames), and the model that gave them: the arrays of a `ContoursModel`."""
+        frames), and the model that gave them: the arrays of a `ContoursModel`. Without `everything` of a sample of the
+        studies, in one view."""
         params, stats = state.ema, self.re_estimated(state.ema, shard)
         weights = tuple(jax.tree.leaves((params, stats)))
         rows, truths, dice, size = [], [], DiceSum(), STUDIES * jax.local_device_count()
-        for start in range(0, len(self.validation), size):
-            studies = [self.validation[i] for i in range(start, min(start + size, len(self.validation)))]
+        indices = data.sample_of(self.validation, len(self.validation) if everything else SAMPLED_STUDIES)
+        for start in range(0, len(indices), size):
+            studies = [self.validation[int(i)] for i in indices[start:start + size]]
             batch = batch_of(studies, SIZE_PX, fill_to=size, slices=data.max_slices(self.validation))
-            out = measured(self.config.net, self.config.views, weights, UNCALIBRATED, shard(batch))
+            out = measured(self.config.net, self.config.views if everything else 1, weights, UNCALIBRATED, shard(batch))
             rows.append([np.asarray(a)[batch.real] for a in out[:2]])
             truths.append(batch.volumes_ml[batch.real])
             for study, labels in zip(studies, np.asarray(out.seen.labels), strict=False):

@@ -218,7 +218,7 @@ class GauganTask:
             metrics["spade_rows_missing"] = missing.astype(jnp.float32)
         return loss, (dataclasses.replace(state, discriminator_stats=stats), metrics)
 
-    def evaluate(self, state: State, shard: Callable[[FrameBatch], FrameBatch]
+    def evaluate(self, state: State, shard: Callable[[FrameBatch], FrameBatch], everything: bool = True
                  ) -> tuple[dict[str, float], dict, dict[str, np.ndarray]]:
         """Figures of the averaged generator on held-out masks, the model, and a grid of mask, fake and real."""
         stats = re_estimated(self.generator, state.ema, state.generator_stats, self.config, self.training, shard)

@@ -40,7 +40,7 @@ class Task(Protocol):
     """What the loop trains. `step` is pure: (state, batch, key, constants) → (state, metrics), with `loss` among them.
 
     `constants`: arrays that steps only read. `evaluate`: figures, the model, and pictures ((H, W, 3) uint8) by name;
-    `shard` puts a batch on the devices.
+    `shard` puts a batch on the devices; without `everything` a sample of large splits will do.
     """
 
     constants: Any
@@ -50,7 +50,8 @@ class Task(Protocol):
                 ) -> grain.DatasetIterator: ...
     def step(self, state: Any, batch: Any, key: jax.Array, constants: Any = (), axis_name: str | None = None
              ) -> tuple[Any, dict]: ...
-    def evaluate(self, state: Any, shard: Callable) -> tuple[dict[str, float], dict, dict[str, np.ndarray]]: ...
+    def evaluate(self, state: Any, shard: Callable, everything: bool = True
+                 ) -> tuple[dict[str, float], dict, dict[str, np.ndarray]]: ...
     def score(self, metrics: dict[str, float]) -> float: ...
 
 
@@ -130,7 +131,8 @@ def fit(task: Task, run: Run, *, steps: int, batch: int, evaluate_every: int, se
                 if pace.due or last:
                     run.log(step, pace.facts(), "machine")
             if step % evaluate_every == 0 or last:
-                metrics, model, pictures = task.evaluate(parallel.local_state(state), parallel.local_batch)
+                metrics, model, pictures = task.evaluate(parallel.local_state(state), parallel.local_batch,
+                                                         everything=last or keep == "best")
                 score = task.score(metrics)
                 run.log(step, {**metrics, "score": score}, "validation")
                 for name, picture in pictures.items():

@@ -9,7 +9,9 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.experimental import multihost_utils
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
+from jaxtyping import Int
 
 from cardiojax.errors import InputError
 from cardiojax.preparation.batch import Batch
@@ -182,6 +184,21 @@ class Parallel:
         with jax.transfer_guard_host_to_device(guard), jax.transfer_guard_device_to_host(guard):
             state, metrics = self._step(state, batch, key, self.constants)        # nothing but the batch goes across
         return state, metrics if self.mode == "jit" else jax.tree.map(lambda x: local(x)[0], metrics)
+
+
+def share_of(indices: Int[np.ndarray, " n"]) -> Int[np.ndarray, " m"]:
+    """Those that this process works on where all have the same to do; at least one."""
+    mine = indices[jax.process_index()::jax.process_count()]
+    return mine if len(mine) else indices[:1]
+
+
+def of_all(rows: np.ndarray, count: int) -> np.ndarray:
+    """What every process has of its `share_of` as one process would have it."""
+    if jax.process_count() == 1:
+        return rows
+    most = -(-count // jax.process_count())
+    padded = np.concatenate([rows, np.repeat(rows[-1:], most - len(rows), axis=0)])
+    return multihost_utils.process_allgather(padded).swapaxes(0, 1).reshape(-1, *rows.shape[1:])[:count]
 
 
 def shardings(devices: list) -> tuple[NamedSharding, NamedSharding]:

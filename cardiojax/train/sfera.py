@@ -28,7 +28,7 @@ from cardiojax.train import loop, losses, parallel
 from cardiojax.train.ridge import fit as fit_ridge
 from cardiojax.train.state import State, first_state, updated, volume_score
 
-STATISTICS_STUDIES = 512       # training studies that the batch statistics are re-estimated from
+SAMPLED_STUDIES = 512          # that batch statistics are re-estimated from, and evaluations before the last look at
 
 
 class SferaTask:
@@ -92,15 +92,22 @@ class SferaTask:
         state, metrics["gradient_norm"] = updated(state, gradients, stats, self.optimiser, self.config.ema, axis_name)
         return state, metrics
 
-    def evaluate(self, state: State, shard: Callable[[Batch], Batch]) -> tuple[dict[str, float], dict, dict]:
+    def evaluate(self, state: State, shard: Callable[[Batch], Batch], everything: bool = True
+                 ) -> tuple[dict[str, float], dict, dict]:
         """Validation metrics of the averaged weights, and the model that gave them (the arrays of a `SferaModel`).
 
-        The ridge is fitted on the training studies' features as a prediction sees them.
+        The ridge is fitted on the training studies' features as a prediction sees them; without `everything` on those
+        of a sample, in one view.
         """
         params, stats = state.ema, self.re_estimated(state.ema, shard)
-        features, volumes_ml, spacing_mm = self._features(params, stats, self.training, shard)
+
+        def seen(split: Split):
+            indices = data.sample_of(split, len(split) if everything else SAMPLED_STUDIES)
+            return self._features(params, stats, split, indices, self.config.views if everything else 1, shard)
+
+        features, volumes_ml, spacing_mm = seen(self.training)
         fitted = fit_ridge(features, self.scaling.scale(volumes_ml, spacing_mm))
-        features, volumes_ml, spacing_mm = self._features(params, stats, self.validation, shard)
+        features, volumes_ml, spacing_mm = seen(self.validation)
         result = Accumulator(self.mean_predictor)
         result.add(np.asarray(self.scaling.to_ml(fitted.predict(features)[0], spacing_mm)), volumes_ml)
         calibration = calibrated(fitted, self.scaling, features, volumes_ml, spacing_mm)
@@ -111,31 +118,28 @@ class SferaTask:
         return volume_score(metrics)
 
     def re_estimated(self, params: nnx.State, shard: Callable[[Batch], Batch]) -> nnx.State:
-        """Batch statistics that belong to `params`: means over training studies, as they are predicted on.
-
-        Of a large split they are a random sample, the same every time: records may be sorted by dataset or patient.
-        """
-        count = len(self.training)
-        sample = np.sort(np.random.default_rng(0).choice(count, min(count, STATISTICS_STUDIES), replace=False))
+        """Batch statistics that belong to `params`: means over a sample of the training studies, as they are predicted
+        on."""
         totals, slices = None, 0
-        for batch in self._batches(self.training, sample):
+        for batch in self._batches(self.training, data.sample_of(self.training, SAMPLED_STUDIES)):
             n = int(batch.n_slices[batch.real].sum())
             moments = jax.tree.map(lambda m, n=n: n * m, self._moments(params, shard(batch)))
             totals = moments if totals is None else jax.tree.map(jnp.add, totals, moments)
             slices += n
         return jax.tree.map(lambda total: total / slices, totals)
 
-    def _batches(self, split: Split, indices: Int[np.ndarray, " n"] | None = None) -> Iterable[Batch]:
+    def _batches(self, split: Split, indices: Int[np.ndarray, " n"]) -> Iterable[Batch]:
         return data.evaluation_batches(split, size_px=self.config.net.size_px, batch=self.config.batch,
                                        slices=self.slices, indices=indices)
 
-    def _features(self, params, stats, split: Split, shard) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Features, volumes (ml) and slice spacings (mm) of every study of a split."""
+    def _features(self, params, stats, split: Split, indices: Int[np.ndarray, " n"], views: int, shard
+                  ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Features, volumes (ml) and slice spacings (mm) of studies of a split; every process computes its share."""
         rows = []
-        for batch in self._batches(split):
-            features, _ = features_of(self.graph, params, stats, shard(batch), self.config.views)
+        for batch in self._batches(split, parallel.share_of(indices)):
+            features, _ = features_of(self.graph, params, stats, shard(batch), views)
             rows.append([np.asarray(a)[batch.real] for a in (features, batch.volumes_ml, batch.slice_spacing_mm)])
-        return tuple(np.concatenate(column) for column in zip(*rows, strict=True))
+        return tuple(parallel.of_all(np.concatenate(column), len(indices)) for column in zip(*rows, strict=True))
 
     @functools.partial(jax.jit, static_argnums=0)
     def _moments(self, params, batch: Batch) -> nnx.State:
