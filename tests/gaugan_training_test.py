@@ -67,6 +67,11 @@ def finished(task, one_device, tmp_path_factory):
     return path, fit(task, one_device, path)
 
 
+def test_a_state_has_shapes_before_it_has_numbers(task, start):
+    """What `--dry-run` begins with."""
+    assert jax.tree.map(np.shape, jax.eval_shape(task.init, jax.random.key(0))) == jax.tree.map(np.shape, start)
+
+
 @pytest.mark.gpu
 @pytest.mark.slow
 def test_interrupted_is_uninterrupted(task, one_device, finished, tmp_path):
