@@ -11,7 +11,6 @@ devices as JAX shows. Ring all-reduce: 2 (n − 1) / n × bytes over the slowest
 import argparse
 import dataclasses
 import json
-import re
 from pathlib import Path
 
 import jax
@@ -19,31 +18,13 @@ import jax
 from cardiojax.bench.measure import PEAKS
 from cardiojax.bench.ours import task_of
 from cardiojax.bench.workloads import Spec, split_of
+from cardiojax.ops.collectives import collectives
 from cardiojax.provenance import commit
 from cardiojax.train.parallel import Parallel
 
-SIZES = {"f32": 4, "bf16": 2, "f16": 2, "s32": 4, "u32": 4, "pred": 1, "s8": 1, "u8": 1, "f64": 8, "s64": 8}
 # GB/s a GPU in one direction, and seconds of one collective
 LINKS = {"8 GPUs by NVLink (450 GB/s each)": (8, 450e9, 15e-6),
          "8 nodes × 8 GPUs by 8 × 400 Gb/s InfiniBand (50 GB/s each)": (64, 50e9, 40e-6)}
-
-
-def collectives(hlo: str) -> dict[str, dict[str, int]]:
-    """Count and bytes of each kind of collective in an HLO module's text."""
-    found: dict[str, dict[str, int]] = {}
-    hlo = re.sub(r"/\*.*?\*/", "", hlo)                    # long tuples number their parts
-    for shapes, kind in re.findall(r"= (\([^=]*?\)|\S+) (all-reduce|all-gather|reduce-scatter|all-to-all|"
-                                   r"collective-permute)(?:-start)?\(", hlo):
-        size = 0
-        for dtype, dims in re.findall(r"(\w+)\[([\d,]*)\]", shapes):
-            count = 1
-            for d in filter(None, dims.split(",")):
-                count *= int(d)
-            size += SIZES[dtype] * count
-        entry = found.setdefault(kind, {"count": 0, "bytes": 0})
-        entry["count"] += 1
-        entry["bytes"] += size
-    return found
 
 
 def main():

@@ -10,11 +10,12 @@ import numpy as np
 import pytest
 
 import cardiojax
-from benchmarks.communication import collectives
 from cardiojax import data
+from cardiojax.cli.main import main
 from cardiojax.config import SferaConfig, SferaNetConfig
 from cardiojax.data import records
 from cardiojax.errors import DataError, InputError, Preempted, RunError, TrainingDiverged
+from cardiojax.ops.collectives import collectives
 from cardiojax.preparation.batch import halve
 from cardiojax.train import loop, parallel, sfera
 from cardiojax.train.average import averaged
@@ -319,3 +320,23 @@ def test_processes_share_the_studies_of_an_evaluation(count, monkeypatch):
         monkeypatch.setattr(jax, "process_index", lambda process=process: process)
         found = parallel.of_all(rows[parallel.share_of(np.arange(count))], count)
     np.testing.assert_array_equal(found, rows)
+
+
+DRY = ["train", "sfera", "--preset", "tiny", "--batch", "8", "--data", "phantom/dsb_like:train", "--dry-run"]
+
+
+def test_chips_that_are_not_here_need_a_dry_run_and_a_compiler(phantom_data, tmp_path, capsys):
+    where = ["--data-dir", str(phantom_data), "--run", str(tmp_path), "--topology", "v0:2x4"]
+    assert main([*DRY, *where]) == 2
+    assert "--topology v0:2x4 (its compiler comes with cardiojax[tpu]): " in capsys.readouterr().err.splitlines()[-1]
+    assert main([*DRY[:-1], *where]) == 2
+    assert "with --dry-run" in capsys.readouterr().err.splitlines()[-1]
+
+
+@pytest.mark.slow
+def test_a_step_compiles_for_chips_that_are_not_here(phantom_data, tmp_path, capsys):
+    pytest.importorskip("libtpu")
+    assert main([*DRY, "--data-dir", str(phantom_data), "--run", str(tmp_path), "--topology", "v5e:2x4"]) == 0
+    said = capsys.readouterr().err
+    assert "8 studies on 8 × TPU v5 lite" in said
+    assert "all-reduce: " in said

@@ -40,10 +40,11 @@ class Spec:
     devices: int = 1
     data: str = ""                   # NAME:SPLIT; phantom studies by default
     data_dir: str = ""
-    parallel: Mode = "jit"           # these four: of a training step, see train.parallel.StepOptions
+    parallel: Mode = "jit"           # these five: of a training step, see train.parallel.StepOptions
     accumulate: int = 1
     remat: bool = False
     spade: Literal["auto", "table", "dense"] = "auto"
+    workers: int = 0
 
     @property
     def name(self) -> str:
@@ -51,7 +52,7 @@ class Spec:
 
     @property
     def options(self) -> StepOptions:
-        return StepOptions(self.parallel, self.accumulate, self.remat, self.spade)
+        return StepOptions(self.parallel, self.accumulate, self.remat, self.spade, self.workers)
 
     @property
     def network(self) -> str:

@@ -39,6 +39,8 @@ class Bench:
     """Compute activations again in the backward pass."""
     spade: Literal["auto", "table", "dense"] = "auto"
     """Of a GauGAN, γ and β from a table of counted rows, or of every pixel; auto: as the machine likes it."""
+    workers: int = 0
+    """Threads that read records ahead, of input and loop; 0: one a core, sixteen at most."""
     peer: Literal["none", "torch"] = "none"
     """torch: the same network in plain PyTorch, channels-last, in float32 and bf16 autocast (`cardiojax[torch]`)."""
     compile_peer: bool = False
@@ -95,7 +97,8 @@ def specs_of(args: Bench, devices: int) -> list:
     """The sides of a measurement. Raises InputError for a peer of what has none."""
     from cardiojax.bench.workloads import Spec
 
-    options = {"parallel": args.parallel, "accumulate": args.accumulate, "remat": args.remat, "spade": args.spade}
+    options = {"parallel": args.parallel, "accumulate": args.accumulate, "remat": args.remat, "spade": args.spade,
+               "workers": args.workers}
     if args.what == "scaling":
         base = Spec("train", args.task, args.preset, args.batch, **options)
         counts = [n for n in (2**i for i in range(10)) if n <= devices]

@@ -100,6 +100,10 @@ def main(argv: list[str]) -> int:
     import jax
 
     from cardiojax.train.hosts import join
+    if args.step.topology:
+        if not args.step.dry_run:
+            raise InputError("--topology names chips that are compiled for, with --dry-run")
+        jax.config.update("jax_platforms", "cpu")                # what traces the step; no TPU is looked for
     join(args.coordinator, args.processes, args.process, args.join_timeout)
     common = {"preset": args.preset, "training": args.data, "validation": args.validation, "data_dir": args.data_dir,
               "run": args.run, "init": args.init, "seed": args.seed, "options": args.step}

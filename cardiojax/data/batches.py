@@ -1,6 +1,7 @@
 """A split → padded batches by grain: shuffled and endless to train on, each study once to evaluate on."""
 
 import concurrent.futures
+import os
 from collections.abc import Callable, Iterator
 
 import grain.python as grain
@@ -12,6 +13,8 @@ from cardiojax.data.split import Source, Split
 from cardiojax.errors import DataError
 from cardiojax.preparation.batch import Batch, batch_of, collate, padded_slices, study_arrays
 
+WORKERS = 16                   # more threads than that wait for each other more than they read
+
 
 def max_slices(*splits: Split) -> int:
     """Slices to pad to, of all of these splits (`preparation.batch.padded_slices`)."""
@@ -19,7 +22,8 @@ def max_slices(*splits: Split) -> int:
 
 
 def training_batches(split: Split, *, size_px: int, batch: int, slices: int, seed: int,
-                     process: int = 0, processes: int = 1, devices: int = 1) -> grain.DatasetIterator:
+                     process: int = 0, processes: int = 1, devices: int = 1, workers: int = 0
+                     ) -> grain.DatasetIterator:
     """Endless shuffled batches of this process's share. `get_state`/`set_state` resume it anywhere in an epoch."""
     def arrays(record: dict) -> dict[str, np.ndarray]:
         return study_arrays(records.decode(record), size_px, slices)
@@ -28,7 +32,7 @@ def training_batches(split: Split, *, size_px: int, batch: int, slices: int, see
         return collate(arrays, split.n_slices[indices], devices)
 
     return prefetched(endless(Records(split), arrays, batch_of_all, split.name, "studies", batch=batch, seed=seed,
-                              process=process, processes=processes))
+                              process=process, processes=processes), workers)
 
 
 def endless(source: Source, arrays_of: Callable, batch_of_all: Callable, name: str, things: str, *, batch: int,
@@ -46,9 +50,10 @@ def endless(source: Source, arrays_of: Callable, batch_of_all: Callable, name: s
             .map(lambda indices: batch_of_all([arrays_of(source[int(i)]) for i in indices[mine]], indices)))
 
 
-def prefetched(batches: grain.MapDataset) -> grain.DatasetIterator:
-    """The batches in order, read ahead by two threads."""
-    return iter(batches.to_iter_dataset(grain.ReadOptions(num_threads=2, prefetch_buffer_size=4)))
+def prefetched(batches: grain.MapDataset, workers: int = 0) -> grain.DatasetIterator:
+    """The batches in order, read ahead by so many threads; 0: one a core, WORKERS at most."""
+    workers = workers or min(WORKERS, os.cpu_count() or 1)
+    return iter(batches.to_iter_dataset(grain.ReadOptions(num_threads=workers, prefetch_buffer_size=2 * workers)))
 
 
 def evaluation_batches(split: Split, *, size_px: int, batch: int, slices: int,

@@ -88,12 +88,12 @@ def stacked(frames: Sequence[FrameBatch]) -> FrameBatch:
     return FrameBatch(*(np.stack(column) for column in zip(*frames, strict=True)))
 
 
-def training_batches(frames: Frames, *, size_px: int, batch: int, seed: int, process: int = 0, processes: int = 1
-                     ) -> grain.DatasetIterator:
+def training_batches(frames: Frames, *, size_px: int, batch: int, seed: int, process: int = 0, processes: int = 1,
+                     workers: int = 0) -> grain.DatasetIterator:
     """Endless shuffled batches of this process's share; resumable as `data.training_batches` is."""
     return prefetched(endless(frames, functools.partial(frame_arrays, size_px=size_px),
                               lambda arrays, _: stacked(arrays), frames.split.name, "frames", batch=batch, seed=seed,
-                              process=process, processes=processes))
+                              process=process, processes=processes), workers)
 
 
 def heart_centre_px(masks: UInt8[np.ndarray, "s h w 2"]) -> Float[np.ndarray, "2"]:

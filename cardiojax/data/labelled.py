@@ -45,7 +45,7 @@ class LabelledBatch(NamedTuple):
 
 
 def labelled_batches(frames: Frames, volumes: Int[np.ndarray, " n"], *, neighbours: int, batch: int, stacks: int,
-                     seed: int, process: int = 0, processes: int = 1) -> grain.DatasetIterator:
+                     seed: int, process: int = 0, processes: int = 1, workers: int = 0) -> grain.DatasetIterator:
     """Endless shuffled batches of this process's share; resumable as `data.training_batches` is.
 
     volumes: the studies that stacks are drawn from (`taught_by_volume`); of none of them there are no stacks.
@@ -65,14 +65,14 @@ def labelled_batches(frames: Frames, volumes: Int[np.ndarray, " n"], *, neighbou
     share = {"seed": seed, "process": process, "processes": processes}
     labelled = endless(frames, arrays, whole, frames.split.name, "frames", batch=batch, **share)
     if not (stacks and len(volumes)):
-        return prefetched(labelled)
+        return prefetched(labelled, workers)
     slices = int(frames.split.n_slices[volumes].max())
     beside = endless(_Phases(frames.split, volumes), lambda item: _stack(*item, slices),
                      lambda arrays, _: Stacks(*(np.stack(column) for column in zip(*arrays, strict=True))),
                      frames.split.name, "stacks", batch=stacks, **share)
     steps = min(len(labelled), len(beside))              # both as good as endless
     return prefetched(grain.experimental.ZipMapDataset([labelled[:steps], beside[:steps]]).map(
-        lambda pair: pair[0]._replace(stacks=pair[1])))
+        lambda pair: pair[0]._replace(stacks=pair[1])), workers)
 
 
 def taught_by_volume(split: Split) -> Int[np.ndarray, " n"]:

@@ -105,7 +105,7 @@ class GauganTask:
 
     def batches(self, seed: int, process: int = 0, processes: int = 1, devices: int = 1):
         return training_batches(self.training, size_px=self.config.net.size_px, batch=self.config.batch, seed=seed,
-                                process=process, processes=processes)
+                                process=process, processes=processes, workers=self.options.workers)
 
     def step(self, state: State, batch: FrameBatch, key: Array, constants=(), axis_name: str | None = None
              ) -> tuple[State, dict[str, Array]]:

@@ -20,9 +20,9 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from cardiojax.errors import Preempted, TrainingDiverged
-from cardiojax.ops.flops import flops, platform_of
 from cardiojax.ops.host import on_host
 from cardiojax.train import first_step
+from cardiojax.train.dry_run import log_cost
 from cardiojax.train.pace import Pace
 from cardiojax.train.parallel import Parallel, StepOptions
 from cardiojax.train.run import Run
@@ -58,10 +58,10 @@ class Task(Protocol):
 def train(task: Task, run: Path, settings: dict[str, Any], options: StepOptions, config: Any, unit: str = "studies"
           ) -> dict[str, float]:
     """`fit` a task in a run folder of these settings, or log what its step costs (`options.dry_run`)."""
-    parallel = Parallel(task, options.parallel)
     if options.dry_run:
-        cost(task, parallel, config.batch, unit)
+        log_cost(task, options, config.batch, unit)
         return {}
+    parallel = Parallel(task, options.parallel)
     machine = {"device": parallel.devices[0].device_kind, "devices": len(parallel.devices),
                "processes": jax.process_count(), "parallel": options.parallel}
     if jax.process_index() == 0:
@@ -70,25 +70,6 @@ def train(task: Task, run: Path, settings: dict[str, Any], options: StepOptions,
     with Run(run, {**settings, "accumulate": options.accumulate, "machine": machine}) as opened:
         return fit(task, opened, steps=config.steps, batch=config.batch, evaluate_every=config.evaluate_every,
                    seed=settings["seed"], keep=config.keep, parallel=parallel, unit=unit, profile=options.profile)
-
-
-def cost(task: Task, parallel: Parallel, batch: int, unit: str):
-    """Log what one step takes, by the compiler's own analysis."""
-    state = jax.eval_shape(task.init, jax.random.key(0))
-    arrays = next(task.batches(0, jax.process_index(), jax.process_count(), len(parallel.devices)))
-    start_time = time.monotonic()
-    compiled = parallel.compiled(state, arrays)
-    compile_s, memory = time.monotonic() - start_time, compiled.memory_analysis()
-    of_step = flops(parallel.traced(state, arrays).jaxpr, platform_of(parallel.devices[0]))
-    shapes = ", ".join(f"{np.shape(x)} {x.dtype}" for x in jax.tree.leaves(arrays))
-    sizes = {k: sum(x.size for x in jax.tree.leaves(v)) for k, v in vars(state).items()}
-    log.info("a step: %d %s on %d × %s, compiled in %.0f s", batch, unit, len(parallel.devices),
-             parallel.devices[0].device_kind, compile_s)
-    log.info("each process brings %s", shapes)
-    log.info("numbers in the state: %s", ", ".join(f"{k} {n:,}" for k, n in sizes.items() if n > 1))
-    if memory is not None:
-        log.info("a device: %.3g GFLOP, %.2f GiB of arguments, %.2f GiB of temporaries", of_step / 1e9,
-                 memory.argument_size_in_bytes / 2**30, memory.temp_size_in_bytes / 2**30)
 
 
 def fit(task: Task, run: Run, *, steps: int, batch: int, evaluate_every: int, seed: int, keep: str = "last",

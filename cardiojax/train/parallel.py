@@ -18,6 +18,8 @@ from cardiojax.preparation.batch import Batch
 
 Mode = Literal["jit", "pmap"]
 AXIS = "data"
+# with two images a chip this pass, which is for small batches, ends the compiler of libtpu 0.0.42 (a kernel's gradient)
+ON_TPU = {"xla_disable_hlo_passes": "space-to-batch-converter"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,10 +37,14 @@ class StepOptions:
     """Of a GauGAN, how γ and β are computed: for every pixel (dense), or once for each neighbourhood of labels, from a
     table whose rows are counted on the data (table). auto: on a GPU table, on a CPU one that needs no count, else
     dense."""
+    workers: int = 0
+    """Threads of a process that read records ahead; 0: one a core, sixteen at most."""
     profile: Path | None = None
     """Write a trace of five steps to this folder (TensorBoard and Perfetto read it)."""
     dry_run: bool = False
-    """Compile the step, print shapes, parameters, FLOPs and memory, and leave."""
+    """Compile the step, print shapes, parameters, FLOPs, memory and what the devices send each other, and leave."""
+    topology: str = ""
+    """With --dry-run: compile for the chips of this TPU slice, for example v5e:2x4, which need not be here."""
 
     def __post_init__(self):
         if self.accumulate < 1:
@@ -111,8 +117,13 @@ class Parallel:
                 replicated, sharded = self.replicated.spec, self.sharded.spec
                 step = jax.shard_map(step, mesh=self.replicated.mesh, check_vma=False, out_specs=replicated,
                                      in_specs=(replicated, sharded, replicated, replicated))
-            self._step = jax.jit(step, donate_argnums=0)
-        self.constants = self.place(task.constants)
+            options = ON_TPU if self.devices[0].platform == "tpu" else None
+            self._step = jax.jit(step, donate_argnums=0, compiler_options=options)
+        self.constants_on_host = task.constants
+
+    @functools.cached_property
+    def constants(self) -> Any:
+        return self.place(self.constants_on_host)
 
     def place(self, state: Any) -> Any:
         """A state (of `init`, `gathered` or a checkpoint) as the step takes it."""
@@ -160,7 +171,7 @@ class Parallel:
 
         batch = abstract(batch, self.sharded)
         return self._step.trace(self.abstract(state), batch, jax.random.key(0),
-                                abstract(self.constants, self.replicated))
+                                abstract(self.constants_on_host, self.replicated))
 
     def lowered(self, state: Any, batch: Any, platform: str | None = None) -> jax.stages.Lowered:
         """The same, lowered for these devices, or as for a `platform` ("cuda", "tpu") that is not here."""

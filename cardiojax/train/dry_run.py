@@ -1,0 +1,59 @@
+"""What a training step costs, from its compiled program: nothing is run, and the devices need not be here."""
+
+import logging
+import os
+import time
+from typing import Any
+
+import jax
+import numpy as np
+
+from cardiojax.errors import InputError, one_line
+from cardiojax.ops.collectives import collectives
+from cardiojax.ops.flops import flops, platform_of
+from cardiojax.train.parallel import Parallel, StepOptions, check_batch
+
+log = logging.getLogger("cardiojax")
+
+# no service is asked what this machine is, and its log says only what ends it
+NO_TPU_HERE = {"TPU_SKIP_MDS_QUERY": "1", "TPU_WORKER_HOSTNAMES": "localhost", "TPU_STDERR_LOG_LEVEL": "3",
+               "TPU_MIN_LOG_LEVEL": "3", "ALLOW_MULTIPLE_LIBTPU_LOAD": "1"}
+
+
+def log_cost(task: Any, options: StepOptions, batch: int, unit: str):
+    """Log what one step takes, by the compiler's own analysis. Raises InputError for a topology that it knows not."""
+    devices = topology_devices(options.topology) if options.topology else jax.devices()
+    check_batch(batch, len(devices), unit, options.accumulate)
+    parallel = Parallel(task, options.parallel, devices)
+    state = jax.eval_shape(task.init, jax.random.key(0))
+    arrays = next(task.batches(0, jax.process_index(), jax.process_count(), len(devices)))
+    traced, start_time = parallel.traced(state, arrays), time.monotonic()
+    compiled = traced.lower().compile()
+    compile_s, memory = time.monotonic() - start_time, compiled.memory_analysis()
+    analysis = compiled.cost_analysis() or {}
+    shapes = ", ".join(f"{np.shape(x)} {x.dtype}" for x in jax.tree.leaves(arrays))
+    sizes = {k: sum(x.size for x in jax.tree.leaves(v)) for k, v in vars(state).items()}
+    log.info("a step: %d %s on %d × %s, compiled in %.0f s", batch, unit, len(devices), devices[0].device_kind,
+             compile_s)
+    log.info("each process brings %s", shapes)
+    log.info("numbers in the state: %s", ", ".join(f"{k} {n:,}" for k, n in sizes.items() if n > 1))
+    if memory is not None:
+        log.info("a device: %.3g GFLOP, %.2f GiB of arguments, %.2f GiB of temporaries",
+                 flops(traced.jaxpr, platform_of(devices[0])) / 1e9, memory.argument_size_in_bytes / 2**30,
+                 memory.temp_size_in_bytes / 2**30)
+    if (seconds := analysis.get("optimal_seconds", 0)) > 0:
+        log.info("by the compiler's estimate %.1f ms", 1000 * seconds)
+    for kind, sent in collectives(compiled.as_text()).items():
+        log.info("%s: %d, %.1f MB", kind, sent["count"], sent["bytes"] / 1e6)
+
+
+def topology_devices(name: str) -> list:
+    """The TPU chips of a slice such as v5e:2x4, to compile for. Raises InputError in one line."""
+    from jax.experimental import topologies
+
+    for name_of, value in NO_TPU_HERE.items():
+        os.environ.setdefault(name_of, value)
+    try:
+        return list(topologies.get_topology_desc(platform="tpu", topology_name=name).devices)
+    except (RuntimeError, ValueError, NotImplementedError) as error:
+        raise InputError(f"--topology {name} (its compiler comes with cardiojax[tpu]): {one_line(error)}") from None
