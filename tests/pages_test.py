@@ -87,3 +87,18 @@ def test_a_gpus_figures_are_the_files():
     assert f"{ours['gaugan steps with input']['ms'] / 10:.1f} ms" in page
     ratios = [measured["ratio_to_peer"][name] for name in ("gaugan step", "images")]
     assert "trains {} and paints {} times".format(*ratios) in (ROOT / "README.md").read_text().replace("\n", " ")
+
+
+def test_what_contours_teach_a_generator_is_the_files():
+    found = json.loads((ROOT / "benchmarks" / "results" / "gaugan_contours_loss.json").read_text())
+    page = (ROOT / "docs" / "synthesis.md").read_text()
+    for name, x in (("real images", found["masks_found_in_real"]),
+                    ("synthetic", found["plain"]["masks_found_in_synthetic"]),
+                    ("synthetic, taught by contours", found["taught"]["masks_found_in_synthetic"]),
+                    ("a cohort of 96, synthetic", found["plain"]["cohort"]),
+                    ("a cohort of 96, taught by contours", found["taught"]["cohort"])):
+        edv, esv, ef = (x[amount] for amount in ("edv", "esv", "ef"))
+        assert f"| {name} | {edv['rmse']:.1f} ({edv['bias']:+.1f}) | {esv['rmse']:.1f} ({esv['bias']:+.1f}) | " \
+               f"{ef['rmse']:.1f} |" in page
+    by_sfera = (found[which]["by_sfera"]["volume_fidelity"]["edv"]["bias"] for which in ("taught", "plain"))
+    assert "{:.0f} ml too large at ED\n({:.0f} without)".format(*by_sfera) in page

@@ -26,6 +26,7 @@ from cardiojax.train.sfera import SferaTask
 from cardiojax.units import LABELS
 
 LOOPED = 10                # steps that one call of `with_input` takes
+READ = 40                  # batches that one call of `reading` takes: more than lie ready before it
 
 
 def ours(spec: Spec) -> Workload:
@@ -119,4 +120,4 @@ def prediction(spec: Spec) -> Workload:
 
 def reading(spec: Spec) -> Workload:
     batches = task_of(spec, split_of(spec)).batches(0)
-    return Workload(lambda: next(batches), spec.config.batch, spec.unit)
+    return Workload(lambda: [next(batches) for _ in range(READ)], READ * spec.config.batch, spec.unit)

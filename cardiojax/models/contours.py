@@ -64,14 +64,20 @@ def volumes_of(seen: Seen, calibration: SoftCalibration, spacing_mm: Float[Array
     return Measured(mean, std, ef, ef_std * calibration.factor[2], seen)
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1))
 def measured(net: ContoursNetConfig, views: int, weights: tuple[Array, ...], calibration: SoftCalibration, batch: Batch
              ) -> Measured:
     """Volumes and labels of a batch of prepared studies. `weights`: the leaves of parameters and statistics."""
-    networks, images = _networks(net, weights), as_images(batch.frames, net.neighbours)
-    centre_px = first_look(networks, images, batch.n_slices, views)
-    seen = second_look(networks, images, batch.n_slices, centre_px, views)
-    return volumes_of(seen, calibration, batch.slice_spacing_mm)
+    return _measured(net, views, weights, calibration, batch.frames, batch.n_slices, batch.slice_spacing_mm)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _measured(net: ContoursNetConfig, views: int, weights: tuple[Array, ...], calibration: SoftCalibration, frames,
+              n_slices, slice_spacing_mm) -> Measured:
+    """Of arrays alone: one program for all batches of a shape, whatever their `slice_budget`."""
+    networks, images = _networks(net, weights), as_images(frames, net.neighbours)
+    centre_px = first_look(networks, images, n_slices, views)
+    seen = second_look(networks, images, n_slices, centre_px, views)
+    return volumes_of(seen, calibration, slice_spacing_mm)
 
 
 @functools.partial(jax.jit, static_argnums=0)
