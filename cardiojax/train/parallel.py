@@ -190,10 +190,11 @@ class Parallel:
 
     def step(self, state: Any, batch: Any, key: jax.Array) -> tuple[Any, dict[str, jax.typing.ArrayLike]]:
         """One step on a batch of `place_batch`."""
+        constants = self.constants                         # placed at the first step, which the guard would not have
         # pmap copies the key to its mesh
         guard = "disallow" if self.mode == "jit" or self.single_process else "allow"
         with jax.transfer_guard_host_to_device(guard), jax.transfer_guard_device_to_host(guard):
-            state, metrics = self._step(state, batch, key, self.constants)        # nothing but the batch goes across
+            state, metrics = self._step(state, batch, key, constants)        # nothing but the batch goes across
         return state, metrics if self.mode == "jit" else jax.tree.map(lambda x: local(x)[0], metrics)
 
 
