@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -158,3 +159,35 @@ def test_the_doctor_says_what_is_there_and_measures(capsys, monkeypatch):
     monkeypatch.setattr(shipped, "FOLDER", Path("nowhere"))
     assert main(["doctor"]) == 1
     assert "self-test     failed: RunError" in capsys.readouterr().out
+
+
+@pytest.fixture
+def opened_in_a_browser(tmp_path):
+    """(page, its width in pixels) → its DOM as headless Chromium has it, with the width that it takes as its title."""
+    browser = shutil.which("chromium") or shutil.which("google-chrome")
+    if not browser:
+        pytest.skip("no Chromium here")
+
+    def opened(page: Path, width_px: int) -> str:
+        copy = page.with_name(f"copy_{page.name}")
+        copy.write_text(page.read_text() + "<script>document.title = document.documentElement.scrollWidth</script>")
+        try:
+            done = subprocess.run([browser, "--headless", "--no-sandbox", "--disable-gpu", "--dump-dom",
+                                   f"--user-data-dir={tmp_path}/b", f"--window-size={width_px},900", copy.as_uri()],
+                                  capture_output=True, text=True, check=False, timeout=60)
+        except subprocess.TimeoutExpired:
+            pytest.skip("Chromium does not start here")
+        if done.returncode or "<html" not in done.stdout:
+            pytest.skip("Chromium does not start here")
+        return done.stdout
+    return opened
+
+
+def test_the_pages_fit_a_phone_and_a_screen(tmp_path, opened_in_a_browser):
+    """The narrowest window of headless Chromium has 500 pixels."""
+    assert main(["demo", "--out", str(tmp_path / "demo")]) == 0
+    for name, says in (("index", "patient.html"), ("patient", "End-diastolic volume")):
+        for width_px in (500, 1280):
+            dom = opened_in_a_browser(tmp_path / "demo" / "report" / f"{name}.html", width_px)
+            assert says in dom
+            assert int(re.search(r"<title>(\d+)</title>", dom)[1]) <= width_px, name
