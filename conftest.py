@@ -17,11 +17,11 @@ os.environ["JAX_PLATFORMS"] = ",".join(dict.fromkeys([*platforms, "cpu"]))      
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(Path(tempfile.gettempdir()) / "cardiojax-test-cache"))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.3")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-if platforms != ["cpu"]:
-    os.environ["XLA_FLAGS"] += " --xla_gpu_deterministic_ops=true"         # for "to the bit"
-    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")        # several of them at a time
 if platforms == ["cpu"]:
     os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")           # in the commands that tests start, too
+else:
+    os.environ["XLA_FLAGS"] += " --xla_gpu_deterministic_ops=true"         # for "to the bit"
+    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")        # several of them at a time
 
 import beartype  # noqa: E402
 import jax  # noqa: E402

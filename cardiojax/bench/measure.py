@@ -71,7 +71,7 @@ class Side:
                 found[" share of peak FLOP/s"] = share, "of peak"
         for suffix, (value, unit) in found.items():
             yield {"what": what + suffix, "impl": self.spec.impl + (" compiled" if self.spec.compiled else ""),
-                   "dtype": self.spec.dtype, "devices": self.spec.devices, "batch": things,
+                   "dtype": self.spec.dtype, "devices": self.spec.devices, "batch": self.spec.config.batch,
                    "value": float(f"{value:.4g}"), "unit": unit}
 
 

@@ -13,9 +13,9 @@ from cardiojax.readers import read_study
 from tests.data_builders.mnms_test import write_patient
 
 
-def write_table(folder, *rows, columns=("study_id", "edv_ml", "esv_ml", "ed", "es", "split")):
+def write_table(folder, *rows):
     with (folder / "volumes.csv").open("w", newline="") as stream:
-        csv.writer(stream).writerows([columns, *rows])
+        csv.writer(stream).writerows([("study_id", "edv_ml", "esv_ml", "ed", "es", "split"), *rows])
 
 
 def built(folder, out):
