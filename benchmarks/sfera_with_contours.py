@@ -3,8 +3,8 @@ slice beside the BiLSTM's input, and with a decoder on its encoder that has to f
 
     python benchmarks/sfera_with_contours.py --data-dir data --json benchmarks/results/sfera_with_contours.json
 
-Needs `cardiojax build kaggle_dsb`. The contours are `contours-small`, which have learned from no study of that dataset, so
-that they are as wrong about its training studies as about its others. The table is printed; arms that are in --json
+Needs `cardiojax build kaggle_dsb`. The contours are `contours-small`, which have learned from no study of that dataset,
+so that they are as wrong about its training studies as about its others. The table is printed; arms that are in --json
 already are not trained again.
 """
 
@@ -73,8 +73,8 @@ def read(split: Split, slices: int, reader) -> Studies:
 
 
 class SferaWithContours(Sfera):
-    """A Sfera whose BiLSTM may see two areas a slice, or whose blocks may be decoded: their outputs, each made logits of
-    the LV at ED and ES by a 1 × 1 product, are brought to one size and added up (hypercolumns)."""
+    """A Sfera whose BiLSTM may see two areas a slice, or whose blocks may be decoded: their outputs, each made logits
+    of the LV at ED and ES by a 1 × 1 product, are brought to one size and added up (hypercolumns)."""
 
     def __init__(self, net: SferaNetConfig, arm: str, rngs: nnx.Rngs):
         super().__init__(**{**dataclasses.asdict(net), "dtype": jax_dtype(net.dtype)}, rngs=rngs)
@@ -92,7 +92,9 @@ class SferaWithContours(Sfera):
             if self.arm == "decoder" and train:
                 logits += jax.image.resize(self.decoders[i](x), (len(x), DECODED_PX, DECODED_PX, 2), "linear")
         spatial = nnx.relu(self.spatial(x.reshape(len(x), -1))).astype(jnp.float32)
-        return jnp.concatenate([spatial, logits.reshape(len(x), -1)], axis=-1) if self.arm == "decoder" and train else spatial
+        if self.arm == "decoder" and train:
+            return jnp.concatenate([spatial, logits.reshape(len(x), -1)], axis=-1)
+        return spatial
 
     def __call__(self, frames, n_slices, share, *, train=False, budget=None, dropout_keys=None):
         """Volumes, features, areas (`nets.sfera.SferaOutput`) and the decoder's logits; share (B, S, 2): what contours
@@ -161,9 +163,9 @@ def trained(arm: str, training: Studies, scaling: Scaling, config, seed: int, bu
         state, value = step(state, batch, budget_of(batch))
     assert np.isfinite(value)
     parts = [training.at(slice(i, i + config.batch)) for i in range(0, len(training.frames), config.batch)]
-    sums = [jax.tree.map(lambda m, n=part.n_slices.sum(): n * m, moments(state.ema, part, budget_of(part)))
-            for part in parts]
-    return graph, state.ema, jax.tree.map(lambda *terms: sum(terms) / training.n_slices.sum(), *sums)
+    share = [part.n_slices.sum() / training.n_slices.sum() for part in parts]
+    found = [moments(state.ema, part, budget_of(part)) for part in parts]
+    return graph, state.ema, jax.tree.map(lambda *ms: sum(s * m for s, m in zip(share, ms, strict=True)), *found)
 
 
 def decoding_loss(logits, lv, known):
@@ -188,8 +190,8 @@ def figures(network, training: Studies, test: Studies, scaling: Scaling, config)
         share = part.areas_mm2[..., 2:] / 1000.0 / (scaling.high - scaling.low) * TYPICAL_SLICES
         found = []
         for v in range(config.views):
-            turned = 255.0 * view(share[:, :, None, None], part.n_slices, v)[:, :, 0, 0]
-            found.append(model(view(part.frames, part.n_slices, v), part.n_slices, turned)[1])
+            turned = view(share[:, :, None, None], part.n_slices, v)[:, :, 0, 0]
+            found.append(model(view(part.frames, part.n_slices, v) / 255.0, part.n_slices, turned)[1])
         return sum(found) / config.views
 
     def of(studies):

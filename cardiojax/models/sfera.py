@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float
@@ -90,9 +91,16 @@ def features_of(graph, params, stats, batch: Batch, views: int
     """What the ridge reads: features of a batch of studies, averaged over the first `views` exact views; and each
     slice's share of the volumes (`SferaOutput.areas`) in the study as it is."""
     model = nnx.merge(graph, params, stats, copy=True)
-    outs = [model(view(batch.frames, batch.n_slices, v), batch.n_slices, slice_budget=batch.slice_budget)
-            for v in range(views)]
-    return sum(out.features for out in outs) / views, outs[0].areas
+
+    def seen(frames):
+        out = model(frames.astype(jnp.float32) / 255.0, batch.n_slices, slice_budget=batch.slice_budget)
+        return out.features, out.areas
+
+    if views == 1:
+        return seen(batch.frames)
+    turned = jnp.stack([view(batch.frames, batch.n_slices, v) for v in range(views)])
+    features, areas = jax.lax.map(seen, turned)                                               # one program for all
+    return features.mean(axis=0), areas[0]
 
 
 @jax.jit

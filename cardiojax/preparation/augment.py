@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 from jax.scipy.ndimage import map_coordinates
-from jaxtyping import Array, Float, Int, UInt8
+from jaxtyping import Array, Float, Int, Shaped, UInt8
 
 from cardiojax.config import AffineConfig, AugmentConfig
 from cardiojax.preparation import SIZE_PX
@@ -116,8 +116,8 @@ def affine(frames: Array, angle, mirror, scale, shift, reflect: bool = False, si
     return jax.vmap(jax.vmap(sampled, in_axes=-1, out_axes=-1))(frames.astype(jnp.float32)) / 255.0
 
 
-def view(frames: UInt8[Array, "b s h w 2"], n_slices: Int[Array, " b"], which: int) -> Float[Array, "b s h w 2"]:
-    """One of 16 exact views of a study in [0, 1]: quarter turns, mirrored, slices reversed. 0 is the study itself.
+def view(frames: Shaped[Array, "b s h w 2"], n_slices: Int[Array, " b"], which: int) -> Shaped[Array, "b s h w 2"]:
+    """One of 16 exact views of a study: quarter turns, mirrored, slices reversed. 0 is the study itself.
 
     Views 0–7 mix all three, so that any first few of them are diverse.
     """
@@ -126,4 +126,4 @@ def view(frames: UInt8[Array, "b s h w 2"], n_slices: Int[Array, " b"], which: i
         frames = jax.vmap(reverse_slices, in_axes=(0, 0, None))(frames, n_slices, True)
     if mirror:
         frames = frames[:, :, :, ::-1]
-    return jnp.rot90(frames, turns, axes=(2, 3)).astype(jnp.float32) / 255.0
+    return jnp.rot90(frames, turns, axes=(2, 3))

@@ -120,13 +120,10 @@ class SferaTask:
     def re_estimated(self, params: nnx.State, shard: Callable[[Batch], Batch]) -> nnx.State:
         """Batch statistics that belong to `params`: means over a sample of the training studies, as they are predicted
         on."""
-        totals, slices = None, 0
-        for batch in self._batches(self.training, data.sample_of(self.training, SAMPLED_STUDIES)):
-            n = int(batch.n_slices[batch.real].sum())
-            moments = jax.tree.map(lambda m, n=n: n * m, self._moments(params, shard(batch)))
-            totals = moments if totals is None else jax.tree.map(jnp.add, totals, moments)
-            slices += n
-        return jax.tree.map(lambda total: total / slices, totals)
+        sums = [jax.device_get(self._sums(params, shard(batch)))
+                for batch in self._batches(self.training, data.sample_of(self.training, SAMPLED_STUDIES))]
+        moments, slices = jax.tree.map(lambda *terms: sum(terms), *sums)
+        return jax.tree.map(lambda total: jnp.asarray(total / slices), moments)
 
     def _batches(self, split: Split, indices: Int[np.ndarray, " n"]) -> Iterable[Batch]:
         return data.evaluation_batches(split, size_px=self.config.net.size_px, batch=self.config.batch,
@@ -142,13 +139,14 @@ class SferaTask:
         return tuple(parallel.of_all(np.concatenate(column), len(indices)) for column in zip(*rows, strict=True))
 
     @functools.partial(jax.jit, static_argnums=0)
-    def _moments(self, params, batch: Batch) -> nnx.State:
-        """The statistics of one batch alone: what a training pass leaves of statistics that were zero."""
-        zero = jax.tree.map(jnp.zeros_like, self.no_stats)
-        model = nnx.merge(self.graph, params, zero, copy=True)
+    def _sums(self, params, batch: Batch) -> tuple[nnx.State, Array]:
+        """Of one batch: the statistics, which are what a training pass leaves of statistics that were zero, times its
+        number of slices; and that number."""
+        model = nnx.merge(self.graph, params, jax.tree.map(jnp.zeros_like, self.no_stats), copy=True)
         n = jnp.where(batch.real, batch.n_slices, 0)
         model(batch.frames.astype(jnp.float32) / 255.0, n, train=True, slice_budget=batch.slice_budget)
-        return jax.tree.map(lambda kept: kept / (1 - MOMENTUM), nnx.state(model, nnx.BatchStat))
+        slices = n.sum()
+        return jax.tree.map(lambda kept: slices * kept / (1 - MOMENTUM), nnx.state(model, nnx.BatchStat)), slices
 
 
 def calibrated(ridge: Ridge, scaling: Scaling, features, volumes_ml, spacing_mm) -> Calibration:
