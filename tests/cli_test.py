@@ -10,6 +10,7 @@ from pathlib import Path
 
 import nibabel as nib
 import numpy as np
+import jax
 import pytest
 
 from cardiojax import load
@@ -338,6 +339,7 @@ def test_a_hybrid_from_the_command_line(run, contours, phantom_data, tmp_path, c
     weight = float(hybrid.blend.weight[0])
     expected = weight * seen.predict(study).edv_ml + (1 - weight) * regressed.predict(study).edv_ml
     assert float(rows[0]["edv_ml"]) == pytest.approx(expected, abs=0.05)
+    assert hybrid.on(jax.devices()[1]).predict(study).row() == hybrid.predict(study).row()
     code, _, err = cardiojax(capsys, *words, "--data", "phantom/dsb_like:test")
     assert code == 2
     assert "is not empty" in error_line(err)

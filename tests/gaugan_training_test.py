@@ -16,8 +16,9 @@ from cardiojax import data
 from cardiojax.config import AffineConfig, GauganConfig, GauganNetConfig
 from cardiojax.data.frames import Frames
 from cardiojax.errors import DataError, InputError, Preempted, TrainingDiverged
-from cardiojax.models.gaugan import double
+from cardiojax.models.gaugan import BATCH, double
 from cardiojax.nets import gaugan as nets
+from cardiojax.ops import devices
 from cardiojax.preparation.batch import halve_mask
 from cardiojax.train import gaugan, loop, losses
 from cardiojax.train.parallel import Parallel, StepOptions
@@ -175,7 +176,7 @@ def test_rates_fall_linearly():
 
 
 @pytest.mark.slow
-def test_a_run_shows_held_out_masks_and_generates(finished, frames):
+def test_a_run_shows_held_out_masks_and_generates(finished, frames, monkeypatch):
     path, metrics = finished
     assert {"ssim", "l1"} <= set(metrics)
     grid = np.asarray(Image.open(path / "samples" / "000004.png"))
@@ -191,6 +192,13 @@ def test_a_run_shows_held_out_masks_and_generates(finished, frames):
     assert model.generate(masks[:3, :40, :100]).shape == (3, 40, 100)
     assert model.generate(masks[:0]).shape == (0, 150, 150)
     np.testing.assert_allclose(model.generate(halve_mask(masks[2:3]))[0], small[2], atol=1e-5)
+    many = np.concatenate([halve_mask(masks)] * 3)                # more than a batch, on two devices by turns
+    assert len(many) > BATCH
+    alone = model.generate(many)
+    monkeypatch.setattr(devices, "accelerators", lambda: jax.devices()[:2])
+    spread = cardiojax.load(path)
+    np.testing.assert_array_equal(spread.generate(many), alone)
+    assert len(spread.replicas) == 2
     with pytest.raises(InputError, match=r"label 7.* never saw"):
         model.generate(np.full((1, 80, 80), 7))
     with pytest.raises(InputError, match="whole numbers"):

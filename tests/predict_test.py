@@ -8,17 +8,22 @@ import subprocess
 import sys
 from pathlib import Path
 
+import jax
 import nibabel as nib
 import numpy as np
 import pydicom
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from pydicom.uid import ExplicitVRBigEndian, JPEGLosslessSV1, RLELossless
 
-from cardiojax import phantom
+import cardiojax
+from cardiojax import data, phantom
 from cardiojax.cli.main import main
 from cardiojax.errors import StudyError
 from cardiojax.models.prediction import COLUMNS, DERIVED, Prediction, difference_std, reasons_to_refer
 from cardiojax.models.sfera import SferaModel
+from cardiojax.ops import devices
 from cardiojax.phantom.dicom import write_study
 from cardiojax.readers import find_studies, read_dicom_study, read_nifti_cine, read_study
 from cardiojax.study import Patient, Study
@@ -230,6 +235,38 @@ def test_predict_goes_on_where_it_stopped(run, tmp_path, monkeypatch):
     words[1:2] = [str(tmp_path / "in"), str(tmp_path / "other")]
     assert main([*words, "--resume"]) == 2                            # two studies are called 1
     assert (tmp_path / "out.csv").read_text() == whole
+
+
+def test_accelerators_take_turns(run, phantom_data, tmp_path, monkeypatch):
+    """Three devices give the numbers of one, in order: batches of studies, and the command's table."""
+    split = data.open_split("phantom/dsb_like:train", phantom_data)
+    alone = [p.row() for _, p in cardiojax.load(run).predict_many(split, batch=2)]
+    for i in range(4):
+        write_study(tmp_path / "in", "ukb_like", i, str(i), phases=4, other_views=False)
+    words = ["predict", str(tmp_path / "in"), "--run", str(run), "--csv"]
+    assert main([*words, str(tmp_path / "one.csv")]) == 0
+    monkeypatch.setattr(devices, "accelerators", lambda: jax.devices()[:3])
+    model = cardiojax.load(run)
+    assert [p.row() for _, p in model.predict_many(split, batch=2)] == alone
+    assert [r.readout.scaling.low.devices() for r in model.replicas] == [{d} for d in jax.devices()[:3]]
+    assert main([*words, str(tmp_path / "three.csv")]) == 0
+    assert (tmp_path / "three.csv").read_text() == (tmp_path / "one.csv").read_text()
+
+
+@given(st.integers(0, 20), st.integers(1, 4))
+def test_turns_keep_the_order_and_every_thread_its_items(items, count):
+    assert list(devices.by_turns(lambda which, k: (which, k), range(items), count)) == [
+        (k % count, k) for k in range(items)]
+
+
+def test_what_fails_on_its_turn_is_raised_in_order():
+    def work(which, k):
+        return 1 // (2 - k)
+
+    found = devices.by_turns(work, range(4), 2)
+    assert [next(found), next(found)] == [0, 1]
+    with pytest.raises(ZeroDivisionError):
+        next(found)
 
 
 def test_a_table_names_the_frames(run, tmp_path):

@@ -19,6 +19,7 @@ from cardiojax.errors import InputError, StudyError, one_line
 from cardiojax.study import Cine, Study
 
 if TYPE_CHECKING:
+    from cardiojax.models.measuring import MeasuringModel
     from cardiojax.models.prediction import Prediction
 
 log = logging.getLogger("cardiojax")
@@ -101,7 +102,7 @@ def main(argv: list[str]) -> int:
         writer = csv.DictWriter(stream, COLUMNS)
         if not before:
             writer.writeheader()
-        for prediction in every_study(args, read, model.predict, before):
+        for prediction in every_study(args, read, model, before):
             if isinstance(prediction, str):
                 failed.append(prediction)
                 log.error("%s", prediction)
@@ -137,7 +138,7 @@ def reader(args: Predict, every_phase: bool) -> Read:
     return read
 
 
-def every_study(args: Predict, read: Read, predict: "Callable[[Study | Cine], Prediction]", before: Iterable[str]
+def every_study(args: Predict, read: Read, model: "MeasuringModel", before: Iterable[str]
                 ) -> "Iterator[Prediction | str]":
     """What was measured of each study but those `before`, or why not, in order; archives one after the other."""
     from cardiojax.readers import study_id_of
@@ -156,7 +157,7 @@ def every_study(args: Predict, read: Read, predict: "Callable[[Study | Cine], Pr
             todo = [p for p in paths if study_id_of(p) not in before]
             total = (progress.tasks[0].total or 0) + len(todo)
             progress.update(bar, total=total, visible=total > 1)
-            for result in measured(todo, read, predict, max(1, args.workers)):
+            for result in measured(todo, read, model, max(1, args.workers)):
                 progress.advance(bar)
                 yield result
 
@@ -169,17 +170,22 @@ def every_study(args: Predict, read: Read, predict: "Callable[[Study | Cine], Pr
                 yield str(error)
 
 
-def measured(paths: list[Path], read: Callable[[Path], Study | Cine],
-             predict: "Callable[[Study | Cine], Prediction]", workers: int) -> "Iterator[Prediction | str]":
-    """What was measured of each study, or why not, in order."""
-    for path, ready in zip(paths, ahead(read, paths, workers), strict=True):
+def measured(paths: list[Path], read: Callable[[Path], Study | Cine], model: "MeasuringModel", workers: int
+             ) -> "Iterator[Prediction | str]":
+    """What was measured of each study, or why not, in order; on all accelerators by turns."""
+    from cardiojax.ops.devices import by_turns
+
+    def one(which: int, item: tuple[Path, Callable]) -> "Prediction | str":
+        path, ready = item
         try:
-            yield predict(ready())
+            return model.replicas[which].predict(ready())
         except StudyError as error:
-            yield str(error)
+            return str(error)
         except Exception as error:                      # of a thousand studies none may end the others
             log.debug("", exc_info=True)
-            yield f"{path}: {one_line(error)} (not foreseen: please report it)"
+            return f"{path}: {one_line(error)} (not foreseen: please report it)"
+
+    return by_turns(one, zip(paths, ahead(read, paths, workers), strict=True), len(model.replicas))
 
 
 def found(arguments: Iterable[Path]) -> list[Path]:

@@ -142,6 +142,11 @@ class ContoursModel(MeasuringModel):
         """Write model.npz atomically."""
         write_arrays(file, self.arrays())
 
+    def on(self, device: Any) -> "ContoursModel":
+        """The same model with its arrays on `device`, a jax.Device."""
+        there = jax.device_put((self.params, self.stats, self.calibration), device)
+        return ContoursModel(self.config, self.labels, *there, self.mean_predictor, self.path, self.settings)
+
     def apply(self, batch: Batch) -> Measured:
         """Volumes and labels of a batch of prepared studies, in one call to the device; the result stays there."""
         return measured(self.config.net, self.config.views, self._weights, self.calibration, batch)

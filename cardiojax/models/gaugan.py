@@ -17,7 +17,7 @@ from cardiojax.files import write_arrays
 from cardiojax.models.saved import flatten, into_state, opened
 from cardiojax.nets.gaugan import STYLE, Discriminator, Generator, padded_px, sides
 from cardiojax.nets.spade import missing_rows
-from cardiojax.ops import lookup
+from cardiojax.ops import devices, lookup
 from cardiojax.ops.flops import flops, platform_of
 from cardiojax.preparation import SIZE_PX
 from cardiojax.preparation.batch import halve_mask
@@ -93,6 +93,16 @@ class GauganModel:
         """Write model.npz, whole or not at all."""
         write_arrays(file, self.arrays())
 
+    def on(self, device: Any) -> "GauganModel":
+        """The same model with its arrays on `device`, a jax.Device."""
+        there = jax.device_put((self.params, self.stats), device)
+        return GauganModel(self.net, self.labels, *there, self.path, self.settings, table=self.table)
+
+    @functools.cached_property
+    def replicas(self) -> list["GauganModel"]:
+        """The same model on each of this process's accelerators; where there are not several, this one."""
+        return [self.on(device) for device in devices.accelerators()] or [self]
+
     def apply(self, masks: Integer[Array | np.ndarray, "n h w"],
               styles: Float[Array | np.ndarray, "n 256"] | None = None) -> Float[Array, "n h w c"]:
         """Images in [−1, 1] of masks of an allowed size, in one call to the device; the result stays there."""
@@ -110,7 +120,7 @@ class GauganModel:
         Masks are taken at the run's pixel size (its `size_px`: 150 is 1 mm, 75 is 2 mm), padded with background to
         a size that the network allows, and the images cropped back; only those of the records' 150 × 150 pixels are
         halved for a run of 75, and their images doubled. A style encoder fixes the size to the run's own.
-        An image depends on its own mask alone.
+        An image depends on its own mask alone. Batches of masks go to all accelerators of this process by turns.
         style: (N, 256), a run's with a style encoder (see `styles`); its mean, zero, by default.
         Raises InputError for labels that the generator never saw, and for sizes that it cannot make.
         """
@@ -129,10 +139,14 @@ class GauganModel:
         styles = np.zeros((n, STYLE), np.float32) if style is None else np.asarray(style, np.float32)
         out = np.empty((n, h, w, self.net.channels), np.float32)
         batch = min(BATCH, 1 << (n - 1).bit_length()) if n else 1
-        for at in range(0, n, batch):
+
+        def painted(which: int, at: int) -> np.ndarray:
             indices = np.minimum(np.arange(at, at + batch), n - 1)       # the last batch is filled up with copies
-            images = self.apply(square[indices], styles[indices])
-            out[at:at + batch] = np.asarray(images)[:n - at, low[0]:low[0] + h, low[1]:low[1] + w]
+            return np.asarray(self.replicas[which].apply(square[indices], styles[indices]))
+
+        starts = range(0, n, batch)
+        for at, images in zip(starts, devices.by_turns(painted, starts, len(self.replicas)), strict=True):
+            out[at:at + batch] = images[:n - at, low[0]:low[0] + h, low[1]:low[1] + w]
         return out[..., 0] if self.net.channels == 1 else out
 
     def stacks(self, masks: Sequence[Integer[np.ndarray, "_ h w 2"]], style: Float[np.ndarray, "n 256"] | None = None

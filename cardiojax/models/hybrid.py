@@ -92,6 +92,10 @@ class HybridModel(MeasuringModel):
         """Write model.npz atomically."""
         write_arrays(file, self.arrays())
 
+    def on(self, device: Any) -> "HybridModel":
+        """The same model with its arrays on `device`, a jax.Device; what blends them stays on the host."""
+        return HybridModel(self.contours.on(device), self.sfera.on(device), self.blend, self.path, self.settings)
+
     def predictions(self, studies: Sequence[Study], fill_to: int = 0, slices: int = 0) -> Iterator[Prediction]:
         """Predictions of one batch of prepared studies."""
         both = [list(m.predictions(studies, fill_to, slices)) for m in (self.contours, self.sfera)]

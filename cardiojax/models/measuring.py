@@ -2,6 +2,7 @@
 
 import abc
 import dataclasses
+import functools
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from cardiojax.errors import InputError
 from cardiojax.models.curve import Curve, found_phases
 from cardiojax.models.one_file import ENDING
 from cardiojax.models.prediction import Prediction
+from cardiojax.ops import devices
 from cardiojax.preparation import is_prepared, prepare
 from cardiojax.preparation.batch import padded_slices
 from cardiojax.study import Cine, Study
@@ -33,6 +35,15 @@ class MeasuringModel(abc.ABC):
     def name(self) -> str:
         """Of the run or file, for tables."""
         return "" if self.path is None else Path(self.path).absolute().name.removesuffix(ENDING)
+
+    @abc.abstractmethod
+    def on(self, device: Any) -> "MeasuringModel":
+        """The same model with its arrays on `device`, a jax.Device."""
+
+    @functools.cached_property
+    def replicas(self) -> list["MeasuringModel"]:
+        """The same model on each of this process's accelerators; where there are not several, this one."""
+        return [self.on(device) for device in devices.accelerators()] or [self]
 
     @abc.abstractmethod
     def predictions(self, studies: Sequence[Study], fill_to: int = 0, slices: int = 0) -> Iterator[Prediction]:
@@ -60,12 +71,18 @@ class MeasuringModel(abc.ABC):
 
     def predict_many(self, studies: Sequence[Study], batch: int = 8, slices: int = 0
                      ) -> Iterator[tuple[Study, Prediction]]:
-        """Every prepared study of a sequence (a list, a `data.Split`) with its prediction, in order.
+        """Every prepared study of a sequence (a list, a `data.Split`) with its prediction, in order. Batches go to all
+        accelerators of this process by turns; the numbers are those of one.
 
         slices: to pad all of them to (`data.max_slices`); by default found in a pass over them.
         """
         if not slices and len(studies):
             slices = padded_slices(map(len, studies))
-        for start in range(0, len(studies), batch):
+
+        def measured(which: int, start: int) -> list[tuple[Study, Prediction]]:
             part = [studies[i] for i in range(start, min(start + batch, len(studies)))]
-            yield from zip(part, self.predictions(part, fill_to=batch, slices=slices), strict=True)
+            found = self.replicas[which].predictions(part, fill_to=batch, slices=slices)
+            return list(zip(part, found, strict=True))
+
+        for part in devices.by_turns(measured, range(0, len(studies), batch), len(self.replicas)):
+            yield from part

@@ -173,6 +173,11 @@ class SferaModel(MeasuringModel):
         """Write model.npz atomically."""
         write_arrays(file, self.arrays())
 
+    def on(self, device: Any) -> "SferaModel":
+        """The same model with its arrays on `device`, a jax.Device."""
+        there = jax.device_put((self.params, self.stats, self.readout), device)
+        return SferaModel(self.config, *there, self.mean_predictor, self.path, self.settings)
+
     def apply(self, batch: Batch) -> Volumes:
         """Volumes of a batch of prepared studies, in one call to the device; the result stays there."""
         return _apply(self.config.net, self.config.views, self._weights, self.readout, batch)
