@@ -4,6 +4,9 @@ import json
 from pathlib import Path
 
 RESULTS = Path(__file__).parent / "results"
+ARMS = {"contours, fitted": "no SFERA: contours' volumes, fitted linearly to the training studies'",
+        "as it is": "SFERA as it is", "areas as input": "contours' areas beside the BiLSTM's input",
+        "decoder": "a decoder on the encoder"}
 VOLUMES = {"contours_small_acdc": "contours", "sfera_small_acdc": "SFERA", "hybrid_small_acdc": "hybrid"}
 
 
@@ -29,6 +32,20 @@ def challenge(result: dict) -> str:
         rows.append(f"| {name} | {r['edv']['rmse']:.1f} ({r['edv']['bias']:+.1f}) | {r['esv']['rmse']:.1f} "
                     f"({r['esv']['bias']:+.1f}) | {r['ef']['rmse']:.1f} | {r['ef']['mae']:.1f} "
                     f"[{low:.1f}, {high:.1f}] |")
+    return "\n".join(rows)
+
+
+def read_by_sfera(result: dict) -> str:
+    """Errors of SFERA with and without contours, means over the seeds."""
+    rows = ["| `kaggle_dsb:test` | seeds | EDV RMSE (bias), ml | ESV RMSE (bias), ml | EF RMSE, points "
+            "| EF MAE, points |", "|---|---|---|---|---|---|"]
+    for arm in dict.fromkeys(row["arm"] for row in result["rows"]):
+        seeds = [row for row in result["rows"] if row["arm"] == arm]
+        mean = {key: sum(row[key] for row in seeds) / len(seeds) for key in seeds[0] if key[:2] in ("ed", "es", "ef")}
+        count = "" if seeds[0]["seed"] is None else len(seeds)
+        rows.append(f"| {ARMS[arm]} | {count} | {mean['edv_rmse']:.1f} ({mean['edv_bias']:+.1f}) | "
+                    f"{mean['esv_rmse']:.1f} ({mean['esv_bias']:+.1f}) | {mean['ef_rmse']:.1f} | "
+                    f"{mean['ef_mae']:.1f} |")
     return "\n".join(rows)
 
 
@@ -67,7 +84,8 @@ def read(name: str) -> dict:
 
 def tables() -> list[str]:
     return [volumes({name: read(name) for name in VOLUMES}), masks(read("contours_small_acdc")),
-            amounts(read("contours_small_acdc")), phases(read("ed_es")), challenge(read("kaggle_dsb_small"))]
+            amounts(read("contours_small_acdc")), phases(read("ed_es")), challenge(read("kaggle_dsb_small")),
+            read_by_sfera(read("sfera_with_contours"))]
 
 
 if __name__ == "__main__":

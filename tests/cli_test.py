@@ -8,9 +8,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+import jax
 import nibabel as nib
 import numpy as np
-import jax
 import pytest
 
 from cardiojax import load
