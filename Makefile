@@ -5,7 +5,7 @@ BIN = $(VENV)/bin
 OUT ?= runs/demo
 EXPERIMENT ?= runs/experiment_phantom
 
-.PHONY: demo experiment site test lint wheel clean
+.PHONY: demo experiment site test audit lint wheel clean
 demo: $(VENV)/.installed
 	$(BIN)/cardiojax demo --out $(OUT)
 
@@ -15,6 +15,10 @@ experiment: $(VENV)/.installed
 
 test: $(VENV)/.installed-test
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
+
+audit: $(VENV)/.installed
+	$(BIN)/python -m pip install --quiet pip-audit
+	$(BIN)/pip-audit --skip-editable
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .

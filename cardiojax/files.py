@@ -1,4 +1,4 @@
-"""Files that are whole or not there, however the process ends; arrays as plain .npz."""
+"""Files that are whole or not there, however the process ends; arrays as plain .npz; cells of a CSV."""
 
 import os
 import uuid
@@ -10,6 +10,7 @@ import numpy as np
 
 from cardiojax.errors import RunError
 
+FORMULA = ("=", "+", "-", "@", "\t", "\r")      # what a spreadsheet takes for the beginning of one
 
 def write_text(file: Path, text: str):
     """Whole or not at all, however the process ends."""
@@ -46,3 +47,14 @@ def read_arrays(file: Path) -> dict[str, np.ndarray]:
                        "run the same train command again") from None
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
         raise RunError(f"{file} cannot be read ({error})") from None
+
+
+def cell(text: str) -> str:
+    """Text as a CSV's cell: after an apostrophe where a spreadsheet would run it as a formula, for names come from
+    strangers' files."""
+    return f"'{text}" if text[:1] in FORMULA else text
+
+
+def text_of(cell: str) -> str:
+    """What `cell` was made of."""
+    return cell[1:] if cell[:1] == "'" and cell[1:2] in FORMULA else cell

@@ -21,6 +21,7 @@ import cardiojax
 from cardiojax import data, phantom
 from cardiojax.cli.main import main
 from cardiojax.errors import StudyError
+from cardiojax.files import FORMULA, cell, text_of
 from cardiojax.models.prediction import COLUMNS, DERIVED, Prediction, difference_std, reasons_to_refer
 from cardiojax.models.sfera import SferaModel
 from cardiojax.ops import devices
@@ -267,6 +268,37 @@ def test_what_fails_on_its_turn_is_raised_in_order():
     assert [next(found), next(found)] == [0, 1]
     with pytest.raises(ZeroDivisionError):
         next(found)
+
+
+def test_a_name_is_no_formula(run, tmp_path):
+    """Not in the table; the page has it as it is, markup too; and --resume and --frames know it again."""
+    names = ["=1+2", "-4", "@sum(a)", "<b>a", "plain"]
+    for i, name in enumerate(names):
+        write_study(tmp_path / "in", "ukb_like", i, name, phases=4, other_views=False)
+    out = tmp_path / "out.csv"
+    words = ["predict", str(tmp_path / "in"), "--run", str(run), "--csv", str(out), "--report", str(tmp_path / "r")]
+    assert main(words) == 0
+    whole = {row["study_id"]: row for row in rows(out)}
+    assert set(whole) == {"'=1+2", "'-4", "'@sum(a)", names[3], "plain"}
+    index = (tmp_path / "r" / "index.html").read_text()
+    assert ">=1+2<" in index
+    assert "<b>a" not in index
+    assert "&lt;b&gt;a" in index
+    assert (tmp_path / "r" / "=1+2.html").exists()
+    out.write_text("\n".join(out.read_text().splitlines()[:3]) + "\n")            # two are left
+    assert main([*words, "--resume"]) == 0
+    assert {row["study_id"]: row for row in rows(out)} == whole
+    (tmp_path / "frames.csv").write_text("study_id,ed,es\n'=1+2,2,4\n-4,1,3\n")
+    assert main([*words, "--frames", str(tmp_path / "frames.csv")]) == 0
+    frames = {row["study_id"]: (row["ed_frame"], row["es_frame"]) for row in rows(out)}
+    assert (frames["'=1+2"], frames["'-4"]) == (("2", "4"), ("1", "3"))
+
+
+@given(st.text(st.characters(blacklist_categories=["Cs"])))
+def test_a_cell_is_its_text(text):
+    assert not cell(text).startswith(FORMULA)
+    if not text.startswith("'"):
+        assert text_of(cell(text)) == text
 
 
 def test_a_table_names_the_frames(run, tmp_path):

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cardiojax.errors import StudyError
-from cardiojax.files import write_text
+from cardiojax.files import cell, text_of, write_text
 
 if TYPE_CHECKING:
     from cardiojax.cli.predict import Predict
@@ -70,7 +70,7 @@ def begin_curves(table: Path, before: Collection[str]):
     rows = []
     if before and table.exists():
         with table.open(newline="") as stream:
-            rows = [row for row in list(csv.reader(stream))[1:] if row and row[0] in before]
+            rows = [row for row in list(csv.reader(stream))[1:] if row and text_of(row[0]) in before]
     content = io.StringIO(newline="")
     csv.writer(content).writerows([CURVE_COLUMNS, *rows])
     table.parent.mkdir(parents=True, exist_ok=True)
@@ -85,4 +85,4 @@ def add_curve(table: Path, prediction: "Prediction"):
         writer = csv.writer(stream)
         for i, volumes in enumerate(zip(curve.lv_ml, curve.myocardium_ml, curve.rv_ml, strict=True)):
             time_ms = "" if curve.phase_ms is None else f"{curve.phase_ms[i]:.1f}"
-            writer.writerow([prediction.study_id, i + 1, time_ms, *(f"{v:.2f}" for v in volumes)])
+            writer.writerow([cell(prediction.study_id), i + 1, time_ms, *(f"{v:.2f}" for v in volumes)])

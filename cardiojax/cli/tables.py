@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from cardiojax.errors import InputError, one_line
+from cardiojax.files import text_of
 from cardiojax.study import Patient
 
 
@@ -17,7 +18,7 @@ def rows_of(table: Path, columns: tuple[str, ...]) -> dict[str, dict[str, str]]:
             reader = csv.DictReader(stream)
             if tuple(reader.fieldnames or ()) != columns:
                 raise InputError(f"--resume: {table} has other columns than this version writes")
-            return {row["study_id"]: row for row in reader if None not in row.values() and None not in row}
+            return {text_of(row["study_id"]): row for row in reader if None not in row.values() and None not in row}
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise InputError(f"--resume: {table} cannot be read ({one_line(error)})") from None
 
@@ -36,7 +37,7 @@ def phases_of(table: Path | None) -> dict[str, tuple[int, int]]:
         return {}
     try:
         with table.open(newline="") as stream:
-            return {row["study_id"]: (int(row["ed"]), int(row["es"])) for row in csv.DictReader(stream)}
+            return {text_of(row["study_id"]): (int(row["ed"]), int(row["es"])) for row in csv.DictReader(stream)}
     except (OSError, KeyError, TypeError, ValueError, csv.Error) as error:
         raise InputError(f"--frames: {table} is no table of study_id, ed and es ({one_line(error)})") from None
 
@@ -48,7 +49,8 @@ def patients_of(table: Path | None) -> dict[str, dict[str, float]]:
     fields = [field.name for field in dataclasses.fields(Patient)]
     try:
         with table.open(newline="") as stream:
-            return {row["study_id"]: {f: float(row[f]) for f in fields if row.get(f)} for row in csv.DictReader(stream)}
+            return {text_of(row["study_id"]): {f: float(row[f]) for f in fields if row.get(f)}
+                    for row in csv.DictReader(stream)}
     except (OSError, KeyError, TypeError, ValueError, csv.Error) as error:
         raise InputError(f"--patients: {table} is no table of study_id, {', '.join(fields)} ({one_line(error)})"
                          ) from None

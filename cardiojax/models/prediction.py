@@ -10,6 +10,7 @@ from jaxtyping import Array, Float
 from scipy.special import ndtr
 
 from cardiojax import __version__
+from cardiojax.files import cell
 from cardiojax.models.curve import Curve
 from cardiojax.study import Study
 
@@ -110,11 +111,13 @@ class Prediction:
         return __version__
 
     def row(self) -> dict[str, str]:
-        """As the CSVs hold it: two decimals, `refer` 0 or 1, nothing for None."""
+        """As the CSVs hold it: two decimals, `refer` 0 or 1, nothing for None, text as a `cell`."""
         def text(value):
             if isinstance(value, float):
                 return f"{value:.2f}"
-            return "" if value is None else str(int(value)) if isinstance(value, bool) else str(value)
+            if isinstance(value, str):
+                return cell(value)
+            return "" if value is None else str(int(value))
 
         return {c: text(getattr(self, c)) for c in COLUMNS}
 

@@ -106,6 +106,6 @@ def readable(acquisitions: Sequence[Acquisition]) -> list[np.ndarray]:
     for a in acquisitions:
         try:
             cines.append(np.stack([i.pixels() for i in a.images]))
-        except Exception:                               # `slices.decode` will say why
+        except Exception:                               # noqa: S112  `slices.decode` will say why
             continue
     return cines

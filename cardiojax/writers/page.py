@@ -14,7 +14,7 @@ from jaxtyping import Bool, UInt8
 from PIL import Image
 
 from cardiojax.evaluate.figures import curve_figure
-from cardiojax.files import write_text
+from cardiojax.files import text_of, write_text
 from cardiojax.models.masks import cleaned
 from cardiojax.models.prediction import Prediction
 from cardiojax.pages import data_uri, page
@@ -73,6 +73,7 @@ def write_index(rows: Sequence[Mapping[str, str]], failed: Sequence[str], folder
     rows: of the CSV of predictions. failed: why the others could not be measured.
     """
     folder.mkdir(parents=True, exist_ok=True)
+    rows = [{**row, "study_id": text_of(row["study_id"])} for row in rows]
     ordered = sorted(rows, key=lambda row: (row["refer"] != "1", -float(row["ef_std_percent"] or 0)))
     links = {row["study_id"]: quote(page_name(row["study_id"])) for row in ordered
              if (folder / page_name(row["study_id"])).exists()}
