@@ -12,6 +12,7 @@ from cardiojax.errors import RunError
 
 FORMULA = ("=", "+", "-", "@", "\t", "\r")      # what a spreadsheet takes for the beginning of one
 
+
 def write_text(file: Path, text: str):
     """Whole or not at all, however the process ends."""
     write_bytes(file, text.encode())
@@ -52,9 +53,14 @@ def read_arrays(file: Path) -> dict[str, np.ndarray]:
 def cell(text: str) -> str:
     """Text as a CSV's cell: after an apostrophe where a spreadsheet would run it as a formula, for names come from
     strangers' files."""
-    return f"'{text}" if text[:1] in FORMULA else text
+    return f"'{text}" if _marked(text) else text
 
 
 def text_of(cell: str) -> str:
     """What `cell` was made of."""
-    return cell[1:] if cell[:1] == "'" and cell[1:2] in FORMULA else cell
+    return cell[1:] if cell[:1] == "'" and _marked(cell) else cell
+
+
+def _marked(text: str) -> bool:
+    """Whether a formula follows any apostrophes: one that is the text's own gets another, so that none is lost."""
+    return text.lstrip("'").startswith(FORMULA)
