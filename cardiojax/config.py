@@ -316,5 +316,44 @@ EXPERIMENT_PRESETS = {
 }
 
 
+@dataclasses.dataclass(frozen=True)
+class LabelCurveConfig:
+    """A new site's label curve. See `experiment.labels`."""
+
+    sfera: SferaConfig = dataclasses.field(default_factory=SferaConfig)
+    """Of every SFERA but for its steps."""
+    pretraining_steps: int = 13_000
+    """On studies that are not the site's."""
+    finetuning_steps: int = 7_000
+    """On the site's; without pretraining as many as both."""
+    finetuning_rate: float = 1e-3
+    """Learning rate after the pretraining."""
+    teaching: ContoursConfig = dataclasses.field(default_factory=lambda: dataclasses.replace(
+        CONTOURS_PRESETS["large"], steps=2000, learning_rate=1e-3))
+    """Of contours that learn from the site's volumes too."""
+    shares: tuple[float, ...] = (0.1, 0.25, 0.5, 1.0)
+    """Of the site's training studies, whose volumes are known."""
+    seeds: int = 3
+    """Of subsets and trainings, from seed 0 on."""
+
+    def __post_init__(self):
+        for name in ("pretraining_steps", "finetuning_steps", "seeds"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
+        if not self.shares or not all(0 < share <= 1 for share in self.shares):
+            raise ValueError(f"shares are above 0 and at most 1, not {self.shares}")
+
+
+LABEL_CURVE_PRESETS = {
+    "large": LabelCurveConfig(),
+    "small": LabelCurveConfig(
+        sfera=SFERA_PRESETS["small"], pretraining_steps=1000, finetuning_steps=500,
+        teaching=dataclasses.replace(CONTOURS_PRESETS["small"], steps=300, learning_rate=1e-3)),
+    "tiny": LabelCurveConfig(
+        sfera=SFERA_PRESETS["tiny"], pretraining_steps=80, finetuning_steps=40, finetuning_rate=3e-3,
+        teaching=dataclasses.replace(CONTOURS_PRESETS["tiny"], steps=20), shares=(0.5, 1.0), seeds=1),
+}
+
+
 def jax_dtype(name: str):
     return {"float32": jnp.float32, "bfloat16": jnp.bfloat16}[name]

@@ -14,8 +14,8 @@ import pytest
 
 from cardiojax.cli.main import main
 from cardiojax.config import EXPERIMENT_PRESETS
+from cardiojax.experiment import folders, stages
 from cardiojax.experiment import run as experiment
-from cardiojax.experiment import stages
 from cardiojax.experiment.comparison import masks_own
 from cardiojax.models.prediction import Prediction
 from cardiojax.models.sfera import SferaModel
@@ -129,7 +129,7 @@ def test_rsa_is_validated_on_both_datasets(two_datasets, tmp_path, monkeypatch):
 def test_processes_share_the_stages(two_datasets, tmp_path, work, monkeypatch):
     """Threads here; a lock on a file does not tell them from processes."""
     made, _ = work
-    monkeypatch.setattr(experiment, "POLL_S", 0.01)
+    monkeypatch.setattr(folders, "POLL_S", 0.01)
 
     def go(out):
         return experiment.run(CONFIG, preset="tiny", first="phantom/dsb_like", second="phantom/ukb_like",

@@ -22,6 +22,8 @@ class RunExperiment:
     Every stage is a folder below OUT/stages: stopped at any moment, the same command goes on; after a changed setting
     it redoes what depends on it. OUT/experiment.json holds what is known so far; at the end OUT gets report.html,
     table1.csv and figures.
+
+    How the benefit depends on the number of labelled studies: `cardiojax experiment labels --help`.
     """
 
     first: str
@@ -41,6 +43,9 @@ class RunExperiment:
 
 
 def main(argv: list[str]) -> int:
+    if argv[:1] == ["labels"]:
+        from cardiojax.cli.experiment_labels import main as experiment_labels
+        return experiment_labels(argv[1:])
     preset = preset_of(argv, EXPERIMENT_PRESETS)
     try:
         args = tyro.cli(RunExperiment, args=argv, prog="cardiojax experiment", default=RunExperiment(

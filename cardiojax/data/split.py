@@ -9,6 +9,7 @@ from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import tensorflow_datasets as tfds
+from jaxtyping import Int
 
 from cardiojax.data import builders, records
 from cardiojax.errors import DataError, one_line
@@ -43,6 +44,30 @@ class Split:
 
     def __getitem__(self, i: int) -> Study:
         return records.decode(self.source[int(self.index[i])])
+
+    def subset(self, indices: Int[np.ndarray, " k"], name: str) -> "Split":
+        """Some of its studies, in this order, as a split of that name."""
+        real = {(study.source, study.ancestor or study.study_id) for study in (self[int(i)] for i in indices)}
+        return Split(name, self.source, self.index[indices], self.volumes_ml[indices], self.slice_spacing_mm[indices],
+                     self.n_slices[indices], frozenset(builders.patients(real).values()))
+
+    def without_masks(self) -> "Split":
+        """The same studies as if nobody had contoured them: what is left are the volumes."""
+        return dataclasses.replace(self, source=_WithoutMasks(self.source))
+
+
+class _WithoutMasks:
+    """Records whose masks are left out."""
+
+    def __init__(self, source: Source):
+        self.source = source
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def __getitem__(self, i: int) -> dict:
+        record = self.source[i]
+        return {**record, "masks": record["masks"][:0]}
 
 
 class _Records:
@@ -115,18 +140,30 @@ def default_validation(training: str) -> str:
     return ",".join(f"{name}:validation" for name in names)
 
 
-def open_pair(training: str, validation: str | None, data_dir: Path, need_volumes: bool = True
+def open_pair(training: str | Split, validation: str | Split | None, data_dir: Path, need_volumes: bool = True
               ) -> tuple[Split, Split]:
-    """The splits to train and to validate on.
+    """The splits to train and to validate on, by their names or at hand already.
 
     Raises DataError where a patient is in both.
     """
-    validation = validation or default_validation(training)
-    pair = tuple(open_split(s, data_dir, need_volumes) for s in (training, validation))
-    if shared := pair[0].ancestors & pair[1].ancestors:
-        raise DataError(f"{len(shared)} patients are in both {training} and {validation}: "
+    if validation is None:
+        validation = default_validation(training if isinstance(training, str) else training.name)
+    first, second = (s if isinstance(s, Split) else open_split(s, data_dir, need_volumes)
+                     for s in (training, validation))
+    if shared := first.ancestors & second.ancestors:
+        raise DataError(f"{len(shared)} patients are in both {first.name} and {second.name}: "
                         f"{', '.join(sorted(shared)[:3])}")
-    return pair
+    return first, second
+
+
+def joined(*splits: Split) -> Split:
+    """The studies of several splits as one. Of the same patient in two it does not ask."""
+    starts = np.cumsum([0, *(len(s.source) for s in splits)])
+    arrays = (np.concatenate([getattr(s, field) for s in splits])
+              for field in ("volumes_ml", "slice_spacing_mm", "n_slices"))
+    return Split(",".join(s.name for s in splits), _Joined([s.source for s in splits]),
+                 np.concatenate([s.index + start for s, start in zip(splits, starts, strict=False)]), *arrays,
+                 frozenset().union(*(s.ancestors for s in splits)))
 
 
 def _open_one(spec: str, data_dir: Path) -> Source:

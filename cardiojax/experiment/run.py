@@ -4,8 +4,7 @@ import dataclasses
 import functools
 import json
 import logging
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 from cardiojax import data
@@ -13,13 +12,13 @@ from cardiojax.config import ExperimentConfig
 from cardiojax.errors import DataError
 from cardiojax.experiment import report as experiment_report
 from cardiojax.experiment.comparison import compare, masks_own, primary_endpoint
-from cardiojax.experiment.stages import ABLATIONS, Busy, NotMade, Stages
+from cardiojax.experiment.folders import ready
+from cardiojax.experiment.stages import ABLATIONS, Stages
 from cardiojax.files import write_text
 from cardiojax.provenance import commit
 
 log = logging.getLogger("cardiojax")
 
-POLL_S = 2                 # between looks at stages that other processes are at
 Training = tuple[str, str, int]      # experiment, dataset, seed
 
 
@@ -60,30 +59,10 @@ def label(experiment: str, cohort: str) -> str:
     return experiment if cohort == "uniform" else f"{experiment}-{cohort}"
 
 
-def made(stages: Stages) -> Iterator[tuple[Training, Path, dict[str, dict]]]:
-    """Each training's run and metrics by split, as they are ready; those that other processes make come later."""
-    waiting, missing, told = trainings(stages), [], False
-    while waiting:
-        busy = dict(waiting)
-        for training, make in waiting.items():
-            try:
-                run = make()
-                metrics = {name: stages.evaluated(run, split) for name, split in judged_on(stages, training).items()}
-            except Busy:
-                continue
-            except NotMade:
-                missing.append(" ".join(map(str, training)))
-            else:
-                yield training, run, metrics
-            del busy[training]
-        if len(busy) == len(waiting):
-            if not told:
-                log.info("waiting for other processes that are at what %d trainings need", len(busy))
-            told = True
-            time.sleep(POLL_S)
-        waiting = busy
-    if missing:
-        log.warning("not there yet: %s", ", ".join(missing))
+def measured(stages: Stages, training: Training, make: Callable[[], Path]) -> tuple[Path, dict[str, dict]]:
+    """A training's run, and its metrics by split."""
+    run = make()
+    return run, {name: stages.evaluated(run, split) for name, split in judged_on(stages, training).items()}
 
 
 def judged_on(stages: Stages, training: Training) -> dict[str, data.Split]:
@@ -107,7 +86,8 @@ def run(config: ExperimentConfig, *, preset: str, first: str, second: str, data_
     synthetic = {}
     result = {"settings": {"preset": preset, "first": first, "second": second, "commit": commit(),
                            "config": dataclasses.asdict(config)}}
-    for (experiment, dataset, seed), path, metrics in made(stages):
+    cells = {t: functools.partial(measured, stages, t, make) for t, make in trainings(stages).items()}
+    for (experiment, dataset, seed), (path, metrics) in ready(cells):
         where = {"seed": seed, "run": str(path.relative_to(stages.out)), "updates": stages.updates(experiment)}
         found[dataset].setdefault(experiment, {})[seed] = metrics["test"] | where
         if "synthetic" in metrics:

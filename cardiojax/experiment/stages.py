@@ -1,39 +1,21 @@
-"""The stages of the paper's experiment: trainings, cohorts, evaluations.
+"""The stages of the paper's experiment: trainings, cohorts, evaluations."""
 
-They are run folders and cohorts, each named after what it was made from (settings, data, parents). So a stopped
-experiment goes on where it was, and a changed setting redoes what depends on it and nothing else. Several processes may
-share one experiment, for instance one a GPU: each takes stages that no other is making.
-"""
-
-import contextlib
 import dataclasses
-import hashlib
-import json
-import logging
-import time
-from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import filelock
-import jax
 import numpy as np
 
 from cardiojax import data
 from cardiojax.config import ExperimentConfig, SferaConfig
-from cardiojax.evaluate import report
 from cardiojax.experiment.comparison import folder_name
-from cardiojax.files import write_text
+from cardiojax.experiment.folders import Folders, fingerprint
 from cardiojax.models import load
 from cardiojax.models.gaugan import GauganModel
-from cardiojax.provenance import commit
 from cardiojax.synthesis.build import VERSION, CohortSettings, build_cohort
 from cardiojax.synthesis.subset import write_half
 from cardiojax.train import gaugan, sfera
 from cardiojax.units import ef_percent
 
-log = logging.getLogger("cardiojax")
-
-DONE = "stage.json"        # in a finished stage's folder: what it was made from, and the seconds it took
 ABLATIONS = ("half", "as_first", "warp")        # cohorts besides the main one, "uniform"
 JUDGE_SEED = 1             # of the RSO that judges the generator; seed 0 may lend it its features
 
@@ -46,71 +28,19 @@ class Cohort:
     config: str            # opens as synthetic/CONFIG in OUT/data
 
 
-class NotMade(Exception):
-    """A stage is not there, and `make` is False."""
-
-
-class Busy(Exception):
-    """Another process is making a stage."""
-
-
-class Stages:
-    """Makes each stage once, in the order in which they are asked for; with `make` False they must be there."""
+class Stages(Folders):
+    """The trainings, cohorts and evaluations of the paper's experiment."""
 
     def __init__(self, config: ExperimentConfig, preset: str, first: str, second: str, data_dir: Path, out: Path,
                  make: bool = True):
-        self.config, self.preset, self.first, self.second = config, preset, first, second
-        self.data_dir, self.out, self.make = data_dir, out.absolute(), make
+        super().__init__(out, make)
+        self.config, self.preset, self.first, self.second, self.data_dir = config, preset, first, second, data_dir
         self.finetuning = dataclasses.replace(config.sfera, learning_rate=config.finetuning_rate,
                                               steps=config.finetuning_steps or config.sfera.steps)
-        self.paths: dict[str, str] = {}          # of the stages asked for, below `out`
         self.cohorts: dict[str, dict[str, data.Split]] = {}
         self.splits = {f"{name}:{split}": data.open_split(f"{name}:{split}", data_dir)
                        for name in (first, second) for split in ("train", "validation", "test")}
         self.digests = {name: fingerprint(split) for name, split in self.splits.items()}
-
-    def stage(self, name: str, made_from: dict, work: Callable[[Path], object], below: str = "stages",
-              inside: str = "") -> Path:
-        """The folder of a stage; `work` makes it where it is not finished."""
-        folder = self.out / below / f"{name}_{digest(made_from)}" / inside
-        self.paths[name] = str(folder.relative_to(self.out))
-        if (folder / DONE).exists():
-            return folder
-        if not self.make:
-            raise NotMade(name)
-        with self.locked(folder):
-            if not (folder / DONE).exists():
-                log.info("stage %s → %s", name, folder.relative_to(self.out))
-                began = time.monotonic()
-                work(folder)
-                write_text(folder / DONE, json.dumps({"made_from": made_from, "commit": commit(), "device":
-                                                      jax.devices()[0].device_kind, "devices": len(jax.devices()),
-                                                      "seconds": round(time.monotonic() - began, 1)}, indent=2))
-                jax.clear_caches()
-        return folder
-
-    @contextlib.contextmanager
-    def locked(self, folder: Path, wait: bool = False) -> Iterator[None]:
-        """Hold the lock of `folder`, which ends with the process. Raises Busy where another process has it, unless
-        `wait`."""
-        file = self.out / "locks" / "_".join(folder.relative_to(self.out).parts)
-        file.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            with filelock.FileLock(file, timeout=-1 if wait else 0):
-                yield
-        except filelock.Timeout:
-            raise Busy(folder.name) from None
-
-    def evaluated(self, run: Path, split: data.Split) -> dict:
-        """A run on a split: metrics.json, predictions.csv and figures in RUN/evaluations; made once."""
-        folder = run / "evaluations" / folder_name(split.name)
-        if not (folder / "metrics.json").exists():
-            if not self.make:
-                raise NotMade(f"{run.name} on {split.name}")
-            with self.locked(folder):
-                if not (folder / "metrics.json").exists():
-                    report.evaluate(load(run), split, folder)
-        return json.loads((folder / "metrics.json").read_text())
 
     def updates(self, experiment: str) -> int:
         """How often an experiment's weights are updated, from random ones on."""
@@ -209,18 +139,3 @@ class Stages:
 
     def real_ef(self, name: str) -> np.ndarray:
         return ef_percent(*self.splits[f"{name}:train"].volumes_ml.T)
-
-
-def digest(made_from: dict) -> str:
-    return hashlib.sha256(json.dumps(made_from, sort_keys=True).encode()).hexdigest()[:10]
-
-
-def fingerprint(split: data.Split) -> str:
-    """Changes with any study of a split."""
-    total = hashlib.sha256(split.volumes_ml.tobytes() + split.slice_spacing_mm.tobytes())
-    for i in range(len(split)):
-        study = split[i]
-        total.update(study.study_id.encode())
-        total.update(np.ascontiguousarray(study.frames).tobytes())
-        total.update(b"" if study.masks is None else np.ascontiguousarray(study.masks).tobytes())
-    return total.hexdigest()[:16]

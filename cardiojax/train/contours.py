@@ -199,9 +199,9 @@ def calibrated(mean_ml: Float[np.ndarray, "n 2"], std_ml: Float[np.ndarray, "n 2
     return SoftCalibration(scale.astype(np.float32), *fit_deviations(mean * scale, std, truth))
 
 
-def train(config: ContoursConfig, *, preset: str, training: str, validation: str | None, data_dir: Path, run: Path,
-          init: Path | None = None, seed: int = 0, options: parallel.StepOptions = parallel.DEFAULT
-          ) -> dict[str, float]:
+def train(config: ContoursConfig, *, preset: str, training: str | Split, validation: str | Split | None,
+          data_dir: Path, run: Path, init: Path | None = None, seed: int = 0,
+          options: parallel.StepOptions = parallel.DEFAULT) -> dict[str, float]:
     """Train (or go on training) a run folder; the last validation metrics. Raises InputError, Preempted."""
     training_split, validation_split = data.open_pair(training, validation, data_dir, need_volumes=False)
     parallel.check_batch(config.batch, len(jax.devices()), "frames", options.accumulate)
@@ -214,6 +214,6 @@ def train(config: ContoursConfig, *, preset: str, training: str, validation: str
     if len(task.volumes):
         parallel.check_batch(config.stacks, len(jax.devices()), "stacks", options.accumulate)
     settings = {"task": "contours", "preset": preset, "config": dataclasses.asdict(config), "seed": seed,
-                "labels": task.training.labels, "data": {"training": training, "validation": validation_split.name},
-                "parent": None if init is None else str(init)}
+                "labels": task.training.labels, "parent": None if init is None else str(init),
+                "data": {"training": training_split.name, "validation": validation_split.name}}
     return loop.train(task, run, settings, options, config, "frames")

@@ -162,9 +162,9 @@ def calibrated(ridge: Ridge, scaling: Scaling, features, volumes_ml, spacing_mm)
     return Calibration(np.array(factor, np.float32), np.float32(distance.max()))
 
 
-def train(config: SferaConfig, *, preset: str, training: str, validation: str | None, data_dir: Path, run: Path,
-          init: Path | None = None, seed: int = 0, options: parallel.StepOptions = parallel.DEFAULT
-          ) -> dict[str, float]:
+def train(config: SferaConfig, *, preset: str, training: str | Split, validation: str | Split | None,
+          data_dir: Path, run: Path, init: Path | None = None, seed: int = 0,
+          options: parallel.StepOptions = parallel.DEFAULT) -> dict[str, float]:
     """Train (or go on training) a run folder; the last validation metrics. Raises InputError, Preempted."""
     training_split, validation_split = data.open_pair(training, validation, data_dir)
     parallel.check_batch(config.batch, len(jax.devices()), accumulate=options.accumulate)
@@ -175,6 +175,6 @@ def train(config: SferaConfig, *, preset: str, training: str, validation: str | 
             raise RunError(f"--init {init} has another network: {parent.config.net}")
     task = SferaTask(config, training_split, validation_split, parent, options)
     settings = {"task": "sfera", "preset": preset, "config": dataclasses.asdict(config), "seed": seed,
-                "data": {"training": training, "validation": validation_split.name},
+                "data": {"training": training_split.name, "validation": validation_split.name},
                 "parent": None if init is None else str(init)}
     return loop.train(task, run, settings, options, config)

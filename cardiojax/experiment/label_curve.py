@@ -1,0 +1,163 @@
+"""How the error of each arm falls with the number of labelled studies: points, comparisons, the figure and the page.
+
+One comparison is the endpoint that is named beforehand: EF's RMSE of the main pretraining over RSO's, with as many
+updates, at the fewest labelled studies. All others are exploratory.
+"""
+
+import dataclasses
+import json
+import logging
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from cardiojax.config import LabelCurveConfig
+from cardiojax.errors import DataError
+from cardiojax.evaluate import figures
+from cardiojax.evaluate.metrics import MEASURES, agreement
+from cardiojax.experiment.comparison import Predictions, against
+from cardiojax.experiment.folders import ready
+from cardiojax.experiment.new_site import HYBRID, RSO, NewSite
+from cardiojax.experiment.words import SAID, interval, p_value
+from cardiojax.files import write_text
+from cardiojax.pages import page
+from cardiojax.provenance import commit
+
+log = logging.getLogger("cardiojax")
+
+UNITS = {"edv": "EDV (ml)", "esv": "ESV (ml)", "ef": "EF (points)"}
+BySeed = dict[int, Predictions]
+Curve = dict[str, dict[int, BySeed]]           # by arm and number of labelled studies
+
+
+def run(config: LabelCurveConfig, *, preset: str, site: str, pretraining: Sequence[str], reader: str, data_dir: Path,
+        out: Path, make: bool = True) -> dict:
+    """All cells of a new site. The points so far are in OUT/label_curve.json after each of them, at the end also the
+    comparisons, and label_curve.html with its figure beside it. With `make` False: of the stages that are there.
+
+    Raises DataError where a dataset is not there, or (`make` False) no cell is finished.
+    """
+    arms = NewSite(config, preset, site, pretraining, reader, data_dir, out, make)
+    curve: Curve = {}
+    result = {"settings": {"preset": preset, "site": site, "pretraining": list(pretraining), "contours": reader,
+                           "config": dataclasses.asdict(config), "commit": commit()},
+              "studies": {split: len(of_site) for split, of_site in arms.site.items()}, "sees": arms.sees()}
+    for (arm, count, seed), found in ready(arms.cells()):
+        curve.setdefault(arm, {}).setdefault(count, {})[seed] = found
+        result["points"] = [point(arm, arms.updates(arm), count, seed, p) for arm, by in curve.items()
+                            for count, seeds in sorted(by.items()) for seed, p in sorted(seeds.items())]
+        write_text(arms.out / "label_curve.json", json.dumps(result, indent=2))
+        log.info("%s, %d labelled studies, seed %d: EF RMSE %.1f", arm, count, seed,
+                 agreement(found["predicted"][:, 2], found["truth"][:, 2])["rmse"])
+    if not curve:
+        raise DataError(f"no training of the label curve is finished in {out}")
+    control = next((arm for arm, name in arms.pretraining.items() if not name.startswith("synthetic")), None)
+    result["comparisons"] = compared(curve, control)
+    result["primary_endpoint"] = primary_endpoint(arms, result["comparisons"])
+    write_text(arms.out / "label_curve.json", json.dumps(result, indent=2))
+    with arms.locked(arms.out / "report", wait=True):
+        write(arms.out, result)
+    return result
+
+
+def point(arm: str, updates: int, count: int, seed: int, found: Predictions) -> dict:
+    """Errors of one cell on the test studies."""
+    measures = {name: agreement(found["predicted"][:, k], found["truth"][:, k]) for k, name in enumerate(MEASURES)}
+    return {"arm": arm, "labelled": count, "seed": seed, "updates": updates, "n": len(found["truth"]), **{
+        name: {key: m[key] for key in ("rmse", "mae", "bias", "r", "undefined")} for name, m in measures.items()}}
+
+
+def compared(curve: Curve, control: str | None) -> list[dict]:
+    """Every arm against RSO with as many labelled studies, over the seeds that both have; what was pretrained on
+    synthetic studies also against `control`, pretrained on real ones from elsewhere."""
+    found = []
+    for arm, by_count in curve.items():
+        pretrained = arm.startswith("RSP") and arm != control
+        for baseline in (RSO, *((control,) if control and pretrained else ())):
+            for count, seeds in sorted(by_count.items()):
+                other = curve.get(baseline, {}).get(count, {})
+                if arm != baseline and seeds.keys() & other.keys():
+                    found.append({"arm": arm, "against": baseline, "labelled": count, **against(other, seeds)})
+    return found
+
+
+def primary_endpoint(arms: NewSite, comparisons: list[dict]) -> dict:
+    """What was named before; `result` is None until both are there."""
+    named = {"arm": arms.main, "against": RSO, "labelled": arms.counts[0]}
+    found = next((c for c in comparisons if named.items() <= c.items()), None)
+    return {**named, "measure": "ef", "statistic": "rmse_ratio", "exploratory": "all other comparisons",
+            "result": found and {"seeds": found["seeds"], **found["ef"]}}
+
+
+def verdicts(result: dict) -> list[str]:
+    """What each number of labelled studies says of the main pretraining, in words."""
+    main = result["primary_endpoint"]["arm"]
+    return [f"{c['labelled']} labelled studies: {main} {SAID[c['ef']['verdict']]} (EF RMSE ratio to {c['against']} "
+            f"{interval(c['ef'])}, {len(c['seeds'])} seeds, Wilcoxon p {p_value(c['ef']['wilcoxon_p'])}; EDV "
+            f"{interval(c['edv'])}, {c['edv']['verdict']})."
+            for c in result["comparisons"] if c["arm"] == main]
+
+
+def primary_in_words(result: dict) -> str:
+    endpoint, test = result["primary_endpoint"], result["studies"]["test"]
+    named = (f"Primary endpoint: RMSE of EF on the {test} test studies of {result['settings']['site']}, "
+             f"{endpoint['arm']} over {endpoint['against']} with {endpoint['labelled']} labelled studies and equal "
+             "updates")
+    if (found := endpoint["result"]) is None:
+        return f"{named}. Not both have been trained yet."
+    return (f"{named}: ratio {interval(found)} over {len(found['seeds'])} seeds. Pretraining on synthetic studies "
+            f"{SAID[found['verdict']]}.")
+
+
+def table(result: dict, measure: str) -> list[list[str]]:
+    """RMSE (bias), means over the seeds: a row for each arm, a column for each number of labelled studies."""
+    points = result["points"]
+    counts, arms = sorted({p["labelled"] for p in points}), list(dict.fromkeys(p["arm"] for p in points))
+
+    def cell(arm: str, count: int) -> str:
+        found = [p[measure] for p in points if (p["arm"], p["labelled"]) == (arm, count)]
+        rmse, bias = ([m[key] for m in found] for key in ("rmse", "bias"))
+        return f"{np.mean(rmse):.1f} ({np.mean(bias):+.1f})" if found else ""
+
+    return [[UNITS[measure], *(f"{count} labelled" for count in counts)],
+            *([arm, *(cell(arm, count) for count in counts)] for arm in arms)]
+
+
+def ratios(result: dict) -> list[list[str]]:
+    rows = [["", "against", "labelled", "seeds", *(f"{m.upper()}: ratio [95 % CI]" for m in MEASURES),
+             "EF: Wilcoxon p", "EF"]]
+    return rows + [[c["arm"], c["against"], str(c["labelled"]), str(len(c["seeds"])), *(
+        interval(c[m]) for m in MEASURES), p_value(c["ef"]["wilcoxon_p"]), c["ef"]["verdict"]]
+        for c in result["comparisons"]]
+
+
+def draw(result: dict, file: Path):
+    """RMSE by the number of labelled studies: a line for each arm's mean over the seeds, every seed a dot."""
+    figure, (axes,) = figures.subplots(1, len(MEASURES), (14, 4.6))
+    arms: Mapping[str, None] = dict.fromkeys(p["arm"] for p in result["points"])
+    for axis, measure in zip(axes, MEASURES, strict=True):
+        for i, arm in enumerate(arms):
+            mine = [(p["labelled"], p[measure]["rmse"]) for p in result["points"] if p["arm"] == arm]
+            counts = sorted({count for count, _ in mine})
+            axis.plot(counts, [np.mean([e for c, e in mine if c == count]) for count in counts], color=f"C{i}",
+                      label=arm, linewidth=1.5, linestyle="-" if arm.startswith("RS") or arm == HYBRID else "--")
+            axis.scatter(*zip(*mine, strict=True), s=12, color=f"C{i}", alpha=0.6)
+        axis.set(xscale="log", xlabel="labelled studies of the site", ylabel=f"RMSE of {UNITS[measure]}")
+        axis.set_xticks(counts := sorted({p["labelled"] for p in result["points"]}), map(str, counts))
+        axis.set_xticks([], minor=True)
+        axis.set_ylim(bottom=0)
+    axes[-1].legend(fontsize=7)
+    figures.save(figure, file)
+
+
+def write(out: Path, result: dict) -> Path:
+    """The figure (PNG, SVG) and label_curve.html."""
+    draw(result, out / "label_curve.png")
+    settings = result["settings"]
+    write_text(out / "label_curve.html", page(
+        "label_curve.html", {"curve": out / "label_curve.svg"}, title="How many labelled studies does a new site need?",
+        site=settings["site"], preset=settings["preset"], commit=settings["commit"], studies=result["studies"],
+        seeds=settings["config"]["seeds"], sees=result["sees"], primary=primary_in_words(result),
+        verdicts=verdicts(result), tables=[table(result, m) for m in reversed(MEASURES)], ratios=ratios(result)))
+    return out / "label_curve.html"
