@@ -331,6 +331,8 @@ class LabelCurveConfig:
     teaching: ContoursConfig = dataclasses.field(default_factory=lambda: dataclasses.replace(
         CONTOURS_PRESETS["large"], steps=2000, learning_rate=1e-3))
     """Of contours that learn from the site's volumes too."""
+    taught: bool = True
+    """Whether there are any."""
     shares: tuple[float, ...] = (0.1, 0.25, 0.5, 1.0)
     """Of the site's training studies, whose volumes are known."""
     seeds: int = 3

@@ -57,7 +57,8 @@ def contours(phantom_data, tmp_path_factory) -> Path:
 
 def test_help_everywhere():
     for words in ([], ["build"], ["train"], ["train", "contours"], ["train", "gaugan"], ["combine"], ["predict"],
-                  ["show"], ["experiment"], ["demo"], ["port"], ["port", "vgg"], ["port", "spade"]):
+                  ["show"], ["experiment"], ["experiment", "labels"], ["demo"], ["port"], ["port", "vgg"],
+                  ["port", "spade"]):
         done = subprocess.run([sys.executable, "-m", "cardiojax", *words, "--help"], capture_output=True, text=True,
                               check=False, timeout=120)
         assert done.returncode == 0, done.stderr

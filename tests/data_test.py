@@ -43,6 +43,23 @@ def test_a_study_without_masks_or_volumes_stays_without():
     assert read.volumes_ml is None
 
 
+def test_parts_of_splits_as_splits(split):
+    """In the order asked for, without masks, and joined: what is known of a study stays with it."""
+    few = split.subset(np.array([5, 2]), "two").without_masks()
+    assert [s.study_id for s in few] == [split[5].study_id, split[2].study_id]
+    assert (few[0].masks, len(few.ancestors), few.name) == (None, 2, "two")
+    both = data.joined(few, split)
+    assert (both.name, len(both)) == (f"two,{split.name}", len(split) + 2)
+    for i, study in enumerate(both):
+        same = split[[5, 2][i] if i < 2 else i - 2]
+        assert study.study_id == same.study_id
+        assert (study.masks is None) == (i < 2)
+        np.testing.assert_array_equal(study.frames, same.frames)
+        np.testing.assert_array_equal(both.volumes_ml[i], same.volumes_ml)
+        assert (both.n_slices[i], both.slice_spacing_mm[i]) == (len(same), np.float32(same.slice_spacing_mm))
+    assert both.ancestors == split.ancestors
+
+
 def test_an_unprepared_study_is_no_record():
     with pytest.raises(ValueError, match="not prepared"):
         records.encode(phantom.study("dsb_like", 0))

@@ -96,7 +96,7 @@ class NewSite(Folders):
                     found[arm, count, seed] = functools.partial(run_of, self.rsp, name, count, seed)
                 found[HYBRID, count, seed] = functools.partial(
                     self.hybrid, count, seed, found[self.main, count, seed])
-            if self.config.teaching.steps:
+            if self.config.taught:
                 found |= {(TAUGHT, count, seed): functools.partial(run_of, self.taught, count, seed)
                           for count in self.counts}
         return found

@@ -1,0 +1,210 @@
+"""A new site's label curve: who may see what, stopped and started again, numbers by hand, the command line."""
+
+import contextlib
+import dataclasses
+import json
+import types
+
+import numpy as np
+import pytest
+
+from cardiojax import data
+from cardiojax.cli.main import main
+from cardiojax.config import LABEL_CURVE_PRESETS
+from cardiojax.errors import DataError
+from cardiojax.evaluate.metrics import with_ef
+from cardiojax.experiment import folders, label_curve, new_site
+from cardiojax.experiment.comparison import against
+from cardiojax.models.contours import ContoursModel
+from cardiojax.models.prediction import Prediction
+from cardiojax.models.sfera import SferaModel
+from cardiojax.units import ef_percent
+from data_builders.phantom import phantom_dataset_builder as phantom
+
+TINY = LABEL_CURVE_PRESETS["tiny"]
+CONFIG = dataclasses.replace(TINY, seeds=2, sfera=dataclasses.replace(TINY.sfera, batch=4))
+SITE, ELSEWHERE = "phantom/dsb_like", "phantom/ukb_like"
+
+
+@pytest.fixture(scope="module")
+def two_datasets(tmp_path_factory):
+    data_dir = tmp_path_factory.mktemp("two")
+    before, phantom.SPLITS = phantom.SPLITS, {"train": (0, 12), "validation": (12, 3), "test": (15, 3)}
+    try:
+        assert main(["build", "phantom", "--data-dir", str(data_dir)]) == 0
+    finally:
+        phantom.SPLITS = before
+    return data_dir
+
+
+class Reader(ContoursModel):
+    """Contours that find EDV and ESV mixed up with one another: fitted they are right."""
+
+    sees_masks = False
+
+    def __init__(self):
+        self.path, self.mean_predictor = "reader", np.array([150.0, 60, 60])
+        self.settings = {"seed": 0, "data": {"training": f"{ELSEWHERE}:train"}}
+        self.config = types.SimpleNamespace(net=CONFIG.teaching.net)
+
+    def arrays(self):
+        return {"a": np.zeros(1)}
+
+    def predict_many(self, split, batch=8, slices=0):
+        for study in split:
+            edv, esv = np.array([[1.2, 0.1], [-0.1, 0.8]]) @ study.volumes_ml + np.array([5, -3])
+            yield study, Prediction(study.study_id, edv, esv, float(ef_percent(edv, esv)), 5.0, 5.0, 4.0)
+
+
+class Oracle(SferaModel):
+    """Knows the truth, to an error of its run; alternating in sign, so that it is not the truth's SD."""
+
+    def __init__(self, run):
+        self.path, self.settings, self.mean_predictor = run, {"seed": 0}, np.array([150.0, 60, 60])
+        self.error = 0.1 if run.name.startswith("rsp") else 0.2
+
+    def predict_many(self, split, batch=8, slices=0):
+        for i, study in enumerate(split):
+            edv, esv = study.volumes_ml * (1 + self.error * np.array([0.1, (-1)**i]))
+            yield study, Prediction(study.study_id, edv, esv, float(ef_percent(edv, esv)), 5.0, 5.0, 4.0)
+
+
+@contextlib.contextmanager
+def standing_in():
+    """What each training was given, by the name of its stage, in place of training it; stops where `stop_at` of them
+    are made."""
+    made, stop_at = {}, [None]
+
+    def train(config, *, run, **words):
+        if len(made) == stop_at[0]:
+            raise KeyboardInterrupt
+        made[run.name.rpartition("_")[0]] = types.SimpleNamespace(config=config, run=run, **words)
+        run.mkdir(parents=True)
+
+    with pytest.MonkeyPatch.context() as patch:
+        for module in (new_site.sfera, new_site.contours):
+            patch.setattr(module, "train", train)
+        patch.setattr(new_site.ContoursModel, "load", lambda name: Reader())
+        patch.setattr(folders, "load_measuring", Oracle)
+        yield made, stop_at
+
+
+def go(data_dir, out, config=CONFIG, **changed):
+    words = {"site": SITE, "pretraining": [ELSEWHERE], "reader": "reader", "data_dir": data_dir, "out": out}
+    return label_curve.run(config, preset="tiny", **words | changed)
+
+
+@pytest.fixture(scope="module")
+def whole(two_datasets, tmp_path_factory):
+    """The result, its folder, and what each training was given."""
+    with standing_in() as (made, _):
+        out = tmp_path_factory.mktemp("curve")
+        return go(two_datasets, out), out, made
+
+
+def test_what_each_arm_is_given(two_datasets, whole):
+    result, _, made = whole
+    rso, rsp, taught = (made[f"{kind}_6_1"] for kind in ("rso", "rsp_phantom_ukb_like", "taught"))
+    before = made["pretrained_phantom_ukb_like_1"]
+    assert rso.config.steps == before.config.steps + rsp.config.steps == 120
+    assert (rso.init, rsp.init, taught.init.name) == (None, before.run, "reader")
+    assert before.training.name == f"{ELSEWHERE}:train"
+    assert {run.validation.name for run in (rso, rsp)} == {f"{SITE}:validation"}
+    assert taught.validation == f"{ELSEWHERE}:validation"                # a calibration on the site would be labels
+    assert [s.study_id for s in rso.training] == [s.study_id for s in rsp.training]
+    assert all(s.masks is None for run in (rso, rsp) for split in (run.training, run.validation) for s in split)
+    elsewhere, of_site = list(taught.training)[:12], list(taught.training)[12:]
+    assert [s.study_id for s in elsewhere] == [
+        s.study_id for s in data.open_split(f"{ELSEWHERE}:train", two_datasets)]
+    assert all(s.masks is not None for s in elsewhere)
+    assert [s.study_id for s in of_site] == [s.study_id for s in rso.training]
+    assert all(s.masks is None for s in of_site)
+    for seed in (0, 1):                                                  # nested, and others by each seed
+        few, all_ = ({s.study_id for s in made[f"rso_{n}_{seed}"].training} for n in (6, 12))
+        assert few < all_
+    assert {s.study_id for s in made["rso_6_0"].training} != {s.study_id for s in rso.training}
+    assert {(p["arm"], p["labelled"], p["seed"]) for p in result["points"]} == {
+        (arm, n, seed) for arm in ("contours", "contours-fitted", "RSO", "RSP-phantom/ukb_like", "hybrid",
+                                   "contours-taught") for n in (6, 12) for seed in (0, 1)}
+    assert result["sees"].keys() == {p["arm"] for p in result["points"]}
+
+
+def test_stopped_is_unstopped(two_datasets, tmp_path):
+    config = dataclasses.replace(CONFIG, seeds=1, taught=False)
+    with standing_in() as (made, stop_at):
+        undisturbed, names = json.dumps(go(two_datasets, tmp_path / "whole", config)), list(made)
+        assert json.loads((tmp_path / "whole" / "label_curve.json").read_text()) == json.loads(undisturbed)
+        made.clear()
+        stop_at[0] = 2
+        with pytest.raises(KeyboardInterrupt):
+            go(two_datasets, tmp_path / "stopped", config)
+        stop_at[0] = None
+        assert json.dumps(go(two_datasets, tmp_path / "stopped", config)) == undisturbed
+        assert list(made) == names
+        made.clear()
+        go(two_datasets, tmp_path / "whole", dataclasses.replace(config, finetuning_rate=1e-4))
+        assert list(made) == [name for name in names if name.startswith("rsp")]
+
+
+def test_numbers_by_hand(two_datasets, whole):
+    """Fitted contours are right; the hybrid has half of the other's error; RSP half of RSO's."""
+    result, out, _ = whole
+    of = {(p["arm"], p["labelled"], p["seed"]): p for p in result["points"]}
+    truth = data.open_split(f"{SITE}:test", two_datasets).volumes_ml
+    read = with_ef(truth @ np.array([[1.2, 0.1], [-0.1, 0.8]]).T + [5, -3])
+    assert of["contours", 6, 0]["ef"]["rmse"] == pytest.approx(
+        np.sqrt(((read - with_ef(truth))[:, 2]**2).mean()), abs=0.02)
+    assert of["contours-fitted", 6, 1]["edv"]["rmse"] == pytest.approx(0, abs=0.05)
+    esv = [of[arm, 6, 0]["esv"]["rmse"] for arm in ("hybrid", "RSP-phantom/ukb_like", "RSO")]
+    assert esv == pytest.approx(np.array([0.05, 0.1, 0.2]) * np.sqrt((truth[:, 1]**2).mean()), rel=0.02)
+    ratio = next(c for c in result["comparisons"] if (c["arm"], c["labelled"]) == ("RSP-phantom/ukb_like", 12))
+    assert ratio["esv"]["rmse_ratio"] == pytest.approx(0.5, rel=0.01)
+    endpoint = result["primary_endpoint"]
+    assert (endpoint["arm"], endpoint["against"], endpoint["labelled"]) == ("RSP-phantom/ukb_like", "RSO", 6)
+    assert endpoint["result"]["verdict"] == "better"
+    page = (out / "label_curve.html").read_text()
+    assert "Pretraining on synthetic studies helped" in page
+    assert "6 labelled studies: RSP-phantom/ukb_like helped" in page
+
+
+def test_what_was_pretrained_on_synthetic_studies_is_compared_with_real_ones_too():
+    def cell(error):
+        truth = np.array([[100.0, 50, 50], [120, 40, 66], [140, 80, 43]])
+        return {0: {"predicted": truth + error, "truth": truth}}
+
+    curve = {arm: {10: cell(np.array([e, -e, 2 * e])[:, None] + 0.1)} for arm, e in (
+        ("RSO", 8.0), ("RSP-warp", 4.0), ("RSP-acdc", 2.0))}
+    found = [(c["arm"], c["against"]) for c in label_curve.compared(curve, "RSP-acdc")]
+    assert found == [("RSP-warp", "RSO"), ("RSP-warp", "RSP-acdc"), ("RSP-acdc", "RSO")]
+    assert against(curve["RSP-acdc"][10], curve["RSP-warp"][10])["ef"]["rmse_ratio"] > 1.5
+
+
+def test_who_knows_the_site_is_refused(two_datasets, tmp_path):
+    with standing_in(), pytest.raises(DataError, match=f"{SITE}:train knows patients of {SITE}"):
+        go(two_datasets, tmp_path, pretraining=[SITE])
+
+
+@pytest.mark.slow
+def test_the_command_line(two_datasets, tmp_path, capsys):
+    """Of the trainings RSO's is one, of two steps."""
+    words = ["experiment", "labels", "--preset", "tiny", "--site", SITE, "--pretraining", ELSEWHERE, "--data-dir",
+             str(two_datasets), "--out", str(tmp_path), "--pretraining-steps", "1", "--finetuning-steps", "1",
+             "--no-taught", "--shares", "1"]
+    train, load = new_site.sfera.train, folders.load_measuring
+    with standing_in(), pytest.MonkeyPatch.context() as patch:
+        stub = new_site.sfera.train
+        patch.setattr(new_site.sfera, "train", lambda config, *, run, **given: (
+            train if run.name.startswith("rso") else stub)(config, run=run, **given))
+        patch.setattr(folders, "load_measuring", lambda run: (load if run.name.startswith("rso") else Oracle)(run))
+        assert main([*words, "--report-only"]) == 2                     # nothing is there yet
+        assert "no training of the label curve is finished" in capsys.readouterr().err
+        assert main(words) == 0
+        assert "Primary endpoint: RMSE of EF on the 3 test studies" in capsys.readouterr().out
+        result = json.loads((tmp_path / "label_curve.json").read_text())
+        assert [p["arm"] for p in result["points"]] == [
+            "contours", "contours-fitted", "RSO", "RSP-phantom/ukb_like", "hybrid"]
+        (config,) = tmp_path.glob("stages/rso_*/config.json")
+        assert json.loads(config.read_text())["data"]["training"] == f"{SITE}:train, 12 of 12 by seed 0"
+        assert main([*words[:-1], "2"]) == 2
+        assert main([*words[:7], *words[8:]]) == 2
+        assert capsys.readouterr().err.count("cardiojax: error: ") == 2
