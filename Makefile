@@ -5,7 +5,7 @@ BIN = $(VENV)/bin
 OUT ?= runs/demo
 EXPERIMENT ?= runs/experiment_phantom
 
-.PHONY: demo experiment site test audit lint wheel clean
+.PHONY: demo experiment site test chaos audit lint wheel clean
 demo: $(VENV)/.installed
 	$(BIN)/cardiojax demo --out $(OUT)
 
@@ -15,6 +15,9 @@ experiment: $(VENV)/.installed
 
 test: $(VENV)/.installed-test
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
+
+chaos: $(VENV)/.installed-test
+	$(BIN)/python -W ignore -m tests.chaos 50 --commands predict build "build synthetic" "train sfera"
 
 audit: $(VENV)/.installed
 	$(BIN)/python -m pip install --quiet pip-audit

@@ -1,11 +1,16 @@
-"""Files that are whole or not there, however the process ends; arrays as plain .npz; cells of a CSV."""
+"""Files that are whole or not there, however the process ends, and have one writer; arrays as plain .npz; cells of a
+CSV."""
 
+import contextlib
+import csv
+import io
 import os
 import uuid
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
+import filelock
 import numpy as np
 
 from cardiojax.errors import RunError
@@ -13,29 +18,59 @@ from cardiojax.errors import RunError
 FORMULA = ("=", "+", "-", "@", "\t", "\r")      # what a spreadsheet takes for the beginning of one
 
 
-def write_text(file: Path, text: str):
-    """Whole or not at all, however the process ends."""
-    write_bytes(file, text.encode())
+@contextlib.contextmanager
+def whole(file: Path) -> Iterator[Path]:
+    """A path to write to, which gets its name once all is written: a file is whole or not there, however the process
+    ends. The path is its own: several processes may write the same file, and the last one's stays."""
+    partial = file.with_name(f"partial-{uuid.uuid4().hex[:8]}-{file.name}")
+    try:
+        yield partial
+        os.replace(partial, file)
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 def write_bytes(file: Path, content: bytes):
-    """The same of bytes."""
-    partial = _partial(file)
-    partial.write_bytes(content)
-    os.replace(partial, file)
+    """Whole or not at all."""
+    with whole(file) as partial:
+        partial.write_bytes(content)
 
 
-def _partial(file: Path) -> Path:
-    """Where a file is written before it gets its name: several processes may write it."""
-    return file.with_name(f"{file.name}.{uuid.uuid4().hex[:8]}.partial")
+def write_text(file: Path, text: str):
+    write_bytes(file, text.encode())
+
+
+def write_rows(file: Path, rows: Iterable[Iterable[object]]):
+    """A CSV, the header first; whole or not at all."""
+    content = io.StringIO(newline="")
+    csv.writer(content).writerows(rows)
+    write_text(file, content.getvalue())
 
 
 def write_arrays(file: Path, arrays: Mapping[str, np.ndarray]):
-    """Named arrays as one .npz, atomically."""
-    partial = _partial(file)
-    with partial.open("wb") as stream:
+    """Named arrays as one .npz, whole or not at all."""
+    with whole(file) as partial, partial.open("wb") as stream:
         np.savez(stream, **arrays)
-    os.replace(partial, file)
+
+
+@contextlib.contextmanager
+def one_writer(file: Path, refusal: str) -> Iterator[None]:
+    """Only one process at a time gets here with the same `file`, a lock that ends with the process. Raises RunError
+    where another is there; where the file system knows no locks nobody is kept out."""
+    lock = filelock.FileLock(file, timeout=0)
+    try:
+        lock.acquire()
+    except filelock.Timeout:
+        raise RunError(refusal) from None
+    except NotImplementedError:
+        yield
+        return
+    try:
+        yield
+    finally:
+        with contextlib.suppress(OSError):
+            file.unlink()                              # while it is ours
+        lock.release()
 
 
 def read_arrays(file: Path) -> dict[str, np.ndarray]:

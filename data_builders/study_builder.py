@@ -1,6 +1,5 @@
 """What the builders share: the schema, array_record, and studies that fail by name instead of ending a build."""
 
-import csv
 import hashlib
 import inspect
 import itertools
@@ -13,6 +12,7 @@ import tensorflow_datasets as tfds
 from cardiojax import preparation
 from cardiojax.data import records
 from cardiojax.errors import DataError, StudyError
+from cardiojax.files import write_rows
 from cardiojax.study import Study
 
 log = logging.getLogger("cardiojax")
@@ -79,8 +79,7 @@ class StudyBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         super()._download_and_prepare(dl_manager, download_config)
         if self.beam:
             self._note_missing()
-        with Path(self.data_path, EXCLUSIONS).open("w", newline="", encoding="utf-8") as stream:
-            csv.writer(stream).writerows([("study_id", "reason"), *self.left_out().items()])
+        write_rows(Path(self.data_path, EXCLUSIONS), [("study_id", "reason"), *self.left_out().items()])
 
     def left_out(self) -> dict[str, str]:
         """The reason of every study that was found and is in no record."""

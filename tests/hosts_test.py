@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -18,7 +19,8 @@ from cardiojax import data
 from cardiojax.cli import local as local_cli
 from cardiojax.cli.main import PREEMPTED, main
 from cardiojax.errors import InputError
-from cardiojax.train import hosts, launchers
+from cardiojax.models.saved import read_metrics
+from cardiojax.train import hosts, launchers, loop, sfera
 from cardiojax.train.parallel import Parallel
 from tests import sgd_step
 
@@ -98,19 +100,21 @@ def uninterrupted(phantom_data, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def preempted(phantom_data, tmp_path_factory):
-    """SIGTERM to the second of two processes before their first step: the run, and what each said as it ended."""
+    """SIGTERM to the second of two processes before their first step: the run, what each said as it ended, and a copy
+    of the run."""
     run, address = tmp_path_factory.mktemp("preempted") / "run", free_address()
     two = [python("cardiojax", *TRAIN, str(phantom_data), "--run", str(run), "--coordinator", address, "--processes",
                   "2", "--process", str(i), process=i) for i in range(2)]
     wait_for(run / "config.json", *two)              # they have met, and are about to compile
     two[1].send_signal(signal.SIGTERM)
     said = [process.communicate()[1] for process in two]
-    return run, [(process.returncode, text) for process, text in zip(two, said, strict=True)]
+    copy = shutil.copytree(run, run.with_name("copy"))
+    return run, [(process.returncode, text) for process, text in zip(two, said, strict=True)], copy
 
 
 @pytest.mark.slow
 def test_sigterm_to_one_of_two_stops_both_at_the_same_step(preempted):
-    run, ends = preempted
+    run, ends, _ = preempted
     stopped = []
     for code, said in ends:
         assert code == PREEMPTED, said
@@ -140,6 +144,23 @@ def test_stopped_gone_on_with_and_killed_costs_nothing(phantom_data, uninterrupt
         np.testing.assert_array_equal(again[name], whole[name], err_msg=name)
     lines = map(json.loads, (uninterrupted / "metrics.jsonl").read_text().splitlines())
     assert sum(line["kind"] != "machine" for line in lines) == STEPS + 3                 # the first process alone
+
+
+@pytest.mark.slow
+def test_a_stopped_run_goes_on_on_fewer_devices(phantom_data, uninterrupted, preempted, monkeypatch):
+    """From two processes with two devices each to one device: the same losses of the steps that were left."""
+    run = preempted[2]
+    monkeypatch.setattr(loop, "Parallel", lambda task, mode: Parallel(task, mode, devices=jax.devices()[:1]))
+    monkeypatch.setattr(sfera.parallel, "check_batch", lambda *_, **__: None)           # eight are here
+    assert main([*TRAIN, str(phantom_data), "--run", str(run)]) == 0
+
+    def losses(run):
+        return {m["step"]: m["loss"] for m in read_metrics(run) if m["kind"] == "train"}
+
+    found, whole = losses(run), losses(uninterrupted)
+    assert found.keys() == whole.keys() == set(range(1, STEPS + 1))
+    assert [found[i] for i in sorted(found)] == pytest.approx([whole[i] for i in sorted(whole)], rel=1e-4)
+    assert json.loads((run / "config.json").read_text())["machine"]["processes"] == 2       # where it began
 
 
 def test_processes_share_each_batch(phantom_data):

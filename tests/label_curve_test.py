@@ -29,7 +29,7 @@ SITE, ELSEWHERE = "phantom/dsb_like", "phantom/ukb_like"
 @pytest.fixture(scope="module")
 def two_datasets(tmp_path_factory):
     data_dir = tmp_path_factory.mktemp("two")
-    before, phantom.SPLITS = phantom.SPLITS, {"train": (0, 12), "validation": (12, 3), "test": (15, 3)}
+    before, phantom.SPLITS = phantom.SPLITS, {"train": (0, 8), "validation": (8, 2), "test": (10, 3)}
     try:
         assert main(["build", "phantom", "--data-dir", str(data_dir)]) == 0
     finally:
@@ -104,7 +104,7 @@ def whole(two_datasets, tmp_path_factory):
 
 def test_what_each_arm_is_given(two_datasets, whole):
     result, _, made = whole
-    rso, rsp, taught = (made[f"{kind}_6_1"] for kind in ("rso", "rsp_phantom_ukb_like", "taught"))
+    rso, rsp, taught = (made[f"{kind}_4_1"] for kind in ("rso", "rsp_phantom_ukb_like", "taught"))
     before = made["pretrained_phantom_ukb_like_1"]
     assert rso.config.steps == before.config.steps + rsp.config.steps == 120
     assert (rso.init, rsp.init, taught.init.name) == (None, before.run, "reader")
@@ -113,24 +113,25 @@ def test_what_each_arm_is_given(two_datasets, whole):
     assert taught.validation == f"{ELSEWHERE}:validation"                # a calibration on the site would be labels
     assert [s.study_id for s in rso.training] == [s.study_id for s in rsp.training]
     assert all(s.masks is None for run in (rso, rsp) for split in (run.training, run.validation) for s in split)
-    elsewhere, of_site = list(taught.training)[:12], list(taught.training)[12:]
+    elsewhere, of_site = list(taught.training)[:8], list(taught.training)[8:]
     assert [s.study_id for s in elsewhere] == [
         s.study_id for s in data.open_split(f"{ELSEWHERE}:train", two_datasets)]
     assert all(s.masks is not None for s in elsewhere)
     assert [s.study_id for s in of_site] == [s.study_id for s in rso.training]
     assert all(s.masks is None for s in of_site)
     for seed in (0, 1):                                                  # nested, and others by each seed
-        few, all_ = ({s.study_id for s in made[f"rso_{n}_{seed}"].training} for n in (6, 12))
+        few, all_ = ({s.study_id for s in made[f"rso_{n}_{seed}"].training} for n in (4, 8))
         assert few < all_
-    assert {s.study_id for s in made["rso_6_0"].training} != {s.study_id for s in rso.training}
+    assert {s.study_id for s in made["rso_4_0"].training} != {s.study_id for s in rso.training}
     assert {(p["arm"], p["labelled"], p["seed"]) for p in result["points"]} == {
-        (arm, n, seed) for arm in ("contours", "contours-fitted", "RSO", "RSP-phantom/ukb_like", "hybrid",
-                                   "contours-taught") for n in (6, 12) for seed in (0, 1)}
+        *((arm, n, seed) for arm in ("contours", "contours-fitted", "RSO", "RSP-phantom/ukb_like", "hybrid",
+                                     "contours-taught") for n in (4, 8) for seed in (0, 1)),
+        *((arm, 0, seed) for arm in ("contours", "SSO-phantom/ukb_like") for seed in (0, 1))}
     assert result["sees"].keys() == {p["arm"] for p in result["points"]}
 
 
 def test_stopped_is_unstopped(two_datasets, tmp_path):
-    config = dataclasses.replace(CONFIG, seeds=1, taught=False)
+    config = dataclasses.replace(CONFIG, seeds=1, shares=(1.0,), taught=False)
     with standing_in() as (made, stop_at):
         undisturbed, names = json.dumps(go(two_datasets, tmp_path / "whole", config)), list(made)
         assert json.loads((tmp_path / "whole" / "label_curve.json").read_text()) == json.loads(undisturbed)
@@ -152,19 +153,19 @@ def test_numbers_by_hand(two_datasets, whole):
     of = {(p["arm"], p["labelled"], p["seed"]): p for p in result["points"]}
     truth = data.open_split(f"{SITE}:test", two_datasets).volumes_ml
     read = with_ef(truth @ np.array([[1.2, 0.1], [-0.1, 0.8]]).T + [5, -3])
-    assert of["contours", 6, 0]["ef"]["rmse"] == pytest.approx(
+    assert of["contours", 4, 0]["ef"]["rmse"] == pytest.approx(
         np.sqrt(((read - with_ef(truth))[:, 2]**2).mean()), abs=0.02)
-    assert of["contours-fitted", 6, 1]["edv"]["rmse"] == pytest.approx(0, abs=0.05)
-    esv = [of[arm, 6, 0]["esv"]["rmse"] for arm in ("hybrid", "RSP-phantom/ukb_like", "RSO")]
+    assert of["contours-fitted", 4, 1]["edv"]["rmse"] == pytest.approx(0, abs=0.05)
+    esv = [of[arm, 4, 0]["esv"]["rmse"] for arm in ("hybrid", "RSP-phantom/ukb_like", "RSO")]
     assert esv == pytest.approx(np.array([0.05, 0.1, 0.2]) * np.sqrt((truth[:, 1]**2).mean()), rel=0.02)
-    ratio = next(c for c in result["comparisons"] if (c["arm"], c["labelled"]) == ("RSP-phantom/ukb_like", 12))
+    ratio = next(c for c in result["comparisons"] if (c["arm"], c["labelled"]) == ("RSP-phantom/ukb_like", 8))
     assert ratio["esv"]["rmse_ratio"] == pytest.approx(0.5, rel=0.01)
     endpoint = result["primary_endpoint"]
-    assert (endpoint["arm"], endpoint["against"], endpoint["labelled"]) == ("RSP-phantom/ukb_like", "RSO", 6)
+    assert (endpoint["arm"], endpoint["against"], endpoint["labelled"]) == ("RSP-phantom/ukb_like", "RSO", 4)
     assert endpoint["result"]["verdict"] == "better"
     page = (out / "label_curve.html").read_text()
     assert "Pretraining on synthetic studies helped" in page
-    assert "6 labelled studies: RSP-phantom/ukb_like helped" in page
+    assert "4 labelled studies: RSP-phantom/ukb_like helped" in page
 
 
 def test_what_was_pretrained_on_synthetic_studies_is_compared_with_real_ones_too():
@@ -202,9 +203,10 @@ def test_the_command_line(two_datasets, tmp_path, capsys):
         assert "Primary endpoint: RMSE of EF on the 3 test studies" in capsys.readouterr().out
         result = json.loads((tmp_path / "label_curve.json").read_text())
         assert [p["arm"] for p in result["points"]] == [
-            "contours", "contours-fitted", "RSO", "RSP-phantom/ukb_like", "hybrid"]
+            "contours", "contours", "contours-fitted", "RSO", "RSP-phantom/ukb_like", "hybrid",
+            "SSO-phantom/ukb_like"]
         (config,) = tmp_path.glob("stages/rso_*/config.json")
-        assert json.loads(config.read_text())["data"]["training"] == f"{SITE}:train, 12 of 12 by seed 0"
+        assert json.loads(config.read_text())["data"]["training"] == f"{SITE}:train, 8 of 8 by seed 0"
         assert main([*words[:-1], "2"]) == 2
         assert main([*words[:7], *words[8:]]) == 2
         assert capsys.readouterr().err.count("cardiojax: error: ") == 2

@@ -5,6 +5,7 @@ import dataclasses
 import inspect
 import logging
 import os
+import re
 import shutil
 from pathlib import Path
 from typing import Annotated
@@ -14,8 +15,11 @@ from rich.console import Console
 from tyro.conf import Positional, arg
 
 from cardiojax.errors import InputError, one_line
+from cardiojax.files import one_writer
 
 log = logging.getLogger("cardiojax")
+
+UNWRITTEN = re.compile(r"(?:open|write|close)\(\) failed: ([^;]*); (?:opening|writing|closing) ([^;]*)")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -119,23 +123,14 @@ def beam_options(text: str):
 
 def build(builder, args: Build, beam=None) -> int:
     """Build one variant; the number of studies that failed, each named in the log."""
-    import tensorflow_datasets as tfds
-
     if Path(builder.data_dir).exists():
         log.info("%s is built already in %s (--overwrite builds it again)", builder.info.full_name, builder.data_dir)
         return 0
-    log_file = args.data_dir / args.name / "build.log"
-    log_file.parent.mkdir(parents=True, exist_ok=True)
-    handler = logging.FileHandler(log_file)
-    handler.setFormatter(logging.Formatter("%(message)s"))
-    log.addHandler(handler)
-    try:
-        with quiet():
-            builder.beam = beam is not None
-            builder.download_and_prepare(download_config=tfds.download.DownloadConfig(
-                manual_dir=args.source, register_checksums=False, beam_options=beam))
-    finally:
-        log.removeHandler(handler)
+    folder = args.data_dir / args.name
+    folder.mkdir(parents=True, exist_ok=True)
+    with one_writer(folder / f"{builder.builder_config.name}.lock",
+                    f"another process is building {builder.info.full_name} in {args.data_dir}"):
+        write_records(builder, args.source, folder / "build.log", beam)
     console = Console(stderr=True, highlight=False, emoji=False)
     console.print(f"{builder.info.full_name}: " + ", ".join(
         f"{name} {s.num_examples}" for name, s in builder.info.splits.items()) + f" studies in {builder.data_dir}",
@@ -144,6 +139,30 @@ def build(builder, args: Build, beam=None) -> int:
         console.print(f"{len(left_out)} studies left out: {', '.join(left_out)} "
                       f"(reasons in {Path(builder.data_dir) / 'exclusions.csv'})", soft_wrap=True)
     return len(builder.failures)
+
+
+def write_records(builder, source: Path | None, log_file: Path, beam):
+    """What TFDS writes, with its log. Raises InputError where the records cannot be written."""
+    import tensorflow_datasets as tfds
+
+    for left in Path(builder.data_dir).parent.glob("incomplete.*"):          # by processes that were killed
+        shutil.rmtree(left)
+    handler = logging.FileHandler(log_file)
+    handler.setFormatter(logging.Formatter("%(message)s"))
+    log.addHandler(handler)
+    try:
+        with quiet():
+            builder.beam = beam is not None
+            builder.download_and_prepare(download_config=tfds.download.DownloadConfig(
+                manual_dir=source, register_checksums=False, beam_options=beam))
+    except RuntimeError as error:                        # ArrayRecord's, of a full disk or a folder it may not write to
+        if not (unwritten := UNWRITTEN.search(str(error))):
+            raise
+        raise InputError(f"{builder.info.full_name} cannot be written ({unwritten[1]}: {unwritten[2]}); with room for "
+                         "it start the same command again") from None
+    finally:
+        log.removeHandler(handler)
+        handler.close()
 
 
 @contextlib.contextmanager

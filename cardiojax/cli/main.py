@@ -82,6 +82,7 @@ def set_up(cache: bool = True):
         os.environ["JAX_ENABLE_COMPILATION_CACHE"] = "false"
     os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.2")
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    logging.raiseExceptions = False        # a log that has no room left (build.log) is no reason for a traceback
     logging.getLogger().setLevel(logging.ERROR)
     handler = logging.StreamHandler()
     handler.setFormatter(logging.Formatter("%(message)s"))

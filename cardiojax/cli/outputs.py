@@ -1,14 +1,13 @@
 """What `cardiojax predict` writes of each study beside its row."""
 
 import csv
-import io
 import logging
 from collections.abc import Collection
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cardiojax.errors import StudyError
-from cardiojax.files import cell, text_of, write_text
+from cardiojax.files import cell, text_of, write_rows
 
 if TYPE_CHECKING:
     from cardiojax.cli.predict import Predict
@@ -71,10 +70,8 @@ def begin_curves(table: Path, before: Collection[str]):
     if before and table.exists():
         with table.open(newline="") as stream:
             rows = [row for row in list(csv.reader(stream))[1:] if row and text_of(row[0]) in before]
-    content = io.StringIO(newline="")
-    csv.writer(content).writerows([CURVE_COLUMNS, *rows])
     table.parent.mkdir(parents=True, exist_ok=True)
-    write_text(table, content.getvalue())
+    write_rows(table, [CURVE_COLUMNS, *rows])
 
 
 def add_curve(table: Path, prediction: "Prediction"):

@@ -1,6 +1,7 @@
 """`cardiojax predict`: studies on disk → a CSV of volumes, and what goes with it."""
 
 import collections
+import contextlib
 import csv
 import dataclasses
 import logging
@@ -14,7 +15,7 @@ from rich.progress import Progress
 from tyro.conf import Positional
 
 from cardiojax.cli.outputs import Outputs
-from cardiojax.cli.tables import patients_of, phases_of, rows_of, table_of
+from cardiojax.cli.tables import patients_of, phases_of, rows_of
 from cardiojax.errors import InputError, StudyError, one_line
 from cardiojax.study import Cine, Study
 
@@ -84,9 +85,8 @@ def main(argv: list[str]) -> int:
         raise InputError("no study given")
     if (args.ed is None) != (args.es is None):
         raise InputError("--ed and --es go together")
-    from cardiojax.files import write_text
+    from cardiojax.files import one_writer
     from cardiojax.models import load_measuring
-    from cardiojax.models.prediction import COLUMNS
 
     model = load_measuring(args.run)
     for name in ("masks", "curves"):
@@ -94,14 +94,27 @@ def main(argv: list[str]) -> int:
             raise InputError(f"--{name}: {args.run} does not see masks; a contours run does")
     read = reader(args, every_phase=model.sees_masks)
     args.csv.parent.mkdir(parents=True, exist_ok=True)
+    with contextlib.ExitStack() as held:
+        if args.csv.is_file() or not args.csv.exists():            # no terminal, no pipe
+            held.enter_context(one_writer(args.csv.with_name(f"{args.csv.name}.lock"),
+                                          f"another process is writing {args.csv}"))
+        return measure(args, read, model)
+
+
+def measure(args: Predict, read: Read, model: "MeasuringModel") -> int:
+    """The table and what goes with it; the exit code."""
+    from cardiojax.files import write_rows
+    from cardiojax.models.prediction import COLUMNS
+
     before = rows_of(args.csv, COLUMNS) if args.resume and args.csv.exists() else {}
     if before:                                          # whole, should this process end here
-        write_text(args.csv, table_of(before.values(), COLUMNS))
+        write_rows(args.csv, [COLUMNS, *([row[column] for column in COLUMNS] for row in before.values())])
     rows, failed, outputs = list(before.values()), [], Outputs(args, before)
     with args.csv.open("a" if before else "w", newline="") as stream:
         writer = csv.DictWriter(stream, COLUMNS)
         if not before:
             writer.writeheader()
+            stream.flush()
         for prediction in every_study(args, read, model, before):
             if isinstance(prediction, str):
                 failed.append(prediction)

@@ -9,6 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from cardiojax.evaluate.metrics import agreement
+from cardiojax.files import whole
 from cardiojax.models.curve import Curve
 from cardiojax.models.masks import cleaned
 from cardiojax.models.prediction import Prediction
@@ -85,7 +86,8 @@ def contact_sheet(prediction: Prediction, folder: Path):
     figure.suptitle(f"{said}\nrefer: {p.reasons}" if p.refer else said, fontsize=9,
                     color="firebrick" if p.refer else "black")
     folder.mkdir(parents=True, exist_ok=True)
-    figure.savefig(folder / f"{study.study_id}.png", dpi=130)
+    with whole(folder / f"{study.study_id}.png") as partial:
+        figure.savefig(partial, dpi=130)
 
 
 def _draw_contours(axis: Axes, mask: UInt8[np.ndarray, "h w"]):
@@ -127,5 +129,6 @@ def subplots(rows: int, columns: int, size_inches: Sequence[float | int], **more
 
 def save(figure, file: Path):
     """As PNG under the name given, and as SVG beside it."""
-    figure.savefig(file, dpi=130)
-    figure.savefig(file.with_suffix(".svg"))
+    for name in (file, file.with_suffix(".svg")):
+        with whole(name) as partial:
+            figure.savefig(partial, dpi=130)

@@ -1,6 +1,5 @@
 """An evaluation's files: metrics.json, predictions.csv, figures, and one page that shows them."""
 
-import csv
 import json
 from pathlib import Path
 
@@ -13,7 +12,7 @@ from cardiojax.evaluate import figures, statistics
 from cardiojax.evaluate.judge import Judge
 from cardiojax.evaluate.metrics import MEASURES, Accumulator, agreement, with_ef
 from cardiojax.evaluate.overlap import MaskAgreement, rows_of_amounts, rows_of_masks
-from cardiojax.files import write_text
+from cardiojax.files import whole, write_rows, write_text
 from cardiojax.models.gaugan import GauganModel
 from cardiojax.models.measuring import MeasuringModel
 from cardiojax.pages import page
@@ -47,10 +46,7 @@ def evaluate(model: MeasuringModel, split: Split, out: Path) -> dict:
                   for group, which in groups.items() if which.any()},
               "n": len(rows), "run": str(model.path), "data": split.name,
               "seed": model.settings["seed"], "commit": commit()}
-    with (out / "predictions.csv").open("w", newline="") as stream:
-        writer = csv.DictWriter(stream, list(rows[0]))
-        writer.writeheader()
-        writer.writerows(rows)
+    write_rows(out / "predictions.csv", [list(rows[0]), *(row.values() for row in rows)])
     tables = {"": table(result)}
     if masks.studies:
         result |= masks.result()
@@ -69,8 +65,9 @@ def judge(generator: GauganModel, judge_run: Path, split: Split, out: Path) -> d
               "data": split.name, "seed": generator.settings["seed"], "commit": commit()}
     examples = Frames(split).examples(PREVIEWS, SIZE_PX)
     fakes, reals = generator.generate(examples.masks), examples.images / 127.5 - 1
-    Image.fromarray(figures.sample_grid(examples.masks, fakes if fakes.ndim == 3 else fakes.mean(-1), reals)).save(
-        out / "samples.png")
+    grid = figures.sample_grid(examples.masks, fakes if fakes.ndim == 3 else fakes.mean(-1), reals)
+    with whole(out / "samples.png") as partial:
+        Image.fromarray(grid).save(partial)
     finish("Synthetic images against real ones of the same masks", result, {"": judgement(result)}, out,
            ["samples.png"])
     return result

@@ -52,7 +52,8 @@ def run(config: LabelCurveConfig, *, preset: str, site: str, pretraining: Sequen
                  agreement(found["predicted"][:, 2], found["truth"][:, 2])["rmse"])
     if not curve:
         raise DataError(f"no training of the label curve is finished in {out}")
-    control = next((arm for arm, name in arms.pretraining.items() if not name.startswith("synthetic")), None)
+    control = next((f"RSP-{short}" for short, name in arms.pretraining.items() if not name.startswith("synthetic")),
+                   None)
     result["comparisons"] = compared(curve, control)
     result["primary_endpoint"] = primary_endpoint(arms, result["comparisons"])
     write_text(arms.out / "label_curve.json", json.dumps(result, indent=2))
@@ -135,16 +136,17 @@ def ratios(result: dict) -> list[list[str]]:
 def draw(result: dict, file: Path):
     """RMSE by the number of labelled studies: a line for each arm's mean over the seeds, every seed a dot."""
     figure, (axes,) = figures.subplots(1, len(MEASURES), (14, 4.6))
-    arms: Mapping[str, None] = dict.fromkeys(p["arm"] for p in result["points"])
+    points = [p for p in result["points"] if p["labelled"]]
+    arms: Mapping[str, None] = dict.fromkeys(p["arm"] for p in points)
     for axis, measure in zip(axes, MEASURES, strict=True):
         for i, arm in enumerate(arms):
-            mine = [(p["labelled"], p[measure]["rmse"]) for p in result["points"] if p["arm"] == arm]
+            mine = [(p["labelled"], p[measure]["rmse"]) for p in points if p["arm"] == arm]
             counts = sorted({count for count, _ in mine})
             axis.plot(counts, [np.mean([e for c, e in mine if c == count]) for count in counts], color=f"C{i}",
                       label=arm, linewidth=1.5, linestyle="-" if arm.startswith("RS") or arm == HYBRID else "--")
             axis.scatter(*zip(*mine, strict=True), s=12, color=f"C{i}", alpha=0.6)
         axis.set(xscale="log", xlabel="labelled studies of the site", ylabel=f"RMSE of {UNITS[measure]}")
-        axis.set_xticks(counts := sorted({p["labelled"] for p in result["points"]}), map(str, counts))
+        axis.set_xticks(counts := sorted({p["labelled"] for p in points}), map(str, counts))
         axis.set_xticks([], minor=True)
         axis.set_ylim(bottom=0)
     axes[-1].legend(fontsize=7)

@@ -51,8 +51,8 @@ class NewSite(Folders):
         for known in (*self.elsewhere.values(), data.open_split(self.annotated, data_dir, need_volumes=False)):
             if shared := known.ancestors & of_site:
                 raise DataError(f"{known.name} knows patients of {site}: {', '.join(sorted(shared)[:3])}")
-        self.pretraining = {f"RSP-{name.removeprefix('synthetic/')}": name for name in pretraining}
-        self.main = next(iter(self.pretraining))
+        self.pretraining = {name.removeprefix("synthetic/"): name for name in pretraining}     # by what arms call it
+        self.main = f"RSP-{next(iter(self.pretraining))}"
         self.counts = sorted({max(round(share * len(self.site["train"])), config.sfera.batch)
                               for share in config.shares})
         self.of_site = [fingerprint(self.site["validation"]), fingerprint(self.site["test"])]
@@ -65,22 +65,24 @@ class NewSite(Folders):
             ZERO_SHOT: f"{self.reader_name} as it is: the masks of {self.annotated}, nothing of the site",
             FITTED: "the same, its volumes fitted linearly (least squares) to the labelled studies'",
             RSO: f"SFERA from random weights: the labelled studies' volumes, {updates[False]}",
-            **{arm: f"SFERA pretrained on {name} (volumes, masks), {updates[True]}"
-               for arm, name in self.pretraining.items()},
+            **{f"SSO-{short}": f"SFERA trained on {name} (volumes, masks), {self.config.pretraining_steps:,} updates, "
+                               "nothing of the site" for short, name in self.pretraining.items()},
+            **{f"RSP-{short}": f"SFERA pretrained on {name} (volumes, masks), {updates[True]}"
+               for short, name in self.pretraining.items()},
             HYBRID: f"the mean of {FITTED} and {self.main}",
             TAUGHT: f"{self.reader_name}, {self.updates(TAUGHT):,} updates more on the masks of {self.annotated} and "
                     "the labelled studies' volumes together"}
 
     def updates(self, arm: str) -> int:
         """How often an arm's weights are updated, those of contours since they were given."""
-        if arm in (ZERO_SHOT, FITTED):
-            return 0
-        return self.config.teaching.steps if arm == TAUGHT else (self.config.pretraining_steps
-                                                                 + self.config.finetuning_steps)
+        before, after = self.config.pretraining_steps, self.config.finetuning_steps
+        return {ZERO_SHOT: 0, FITTED: 0, TAUGHT: self.config.teaching.steps}.get(
+            arm, before if arm.startswith("SSO") else before + after)
 
     def cells(self) -> dict[Cell, Callable[[], Predictions]]:
         """What makes each arm's predictions of the test studies: few labelled studies before many, every arm of a seed
-        before the next seed."""
+        before the next seed. What has learned nothing of the site is there with 0 labelled studies; contours also with
+        any number, to be compared with others."""
         def run_of(train: Callable[..., Path], *given) -> Predictions:
             run = train(*given)
             self.evaluated(run, self.site["test"])
@@ -92,10 +94,13 @@ class NewSite(Folders):
                 found[ZERO_SHOT, count, seed] = self.zero_shot
                 found[FITTED, count, seed] = functools.partial(self.fitted, count, seed)
                 found[RSO, count, seed] = functools.partial(run_of, self.rso, count, seed)
-                for arm, name in self.pretraining.items():
-                    found[arm, count, seed] = functools.partial(run_of, self.rsp, name, count, seed)
+                for short, name in self.pretraining.items():
+                    found[f"RSP-{short}", count, seed] = functools.partial(run_of, self.rsp, name, count, seed)
                 found[HYBRID, count, seed] = functools.partial(
                     self.hybrid, count, seed, found[self.main, count, seed])
+            found[ZERO_SHOT, 0, seed] = self.zero_shot
+            for short, name in self.pretraining.items():
+                found[f"SSO-{short}", 0, seed] = functools.partial(run_of, self.pretrained, name, seed)
             if self.config.taught:
                 found |= {(TAUGHT, count, seed): functools.partial(run_of, self.taught, count, seed)
                           for count in self.counts}

@@ -13,6 +13,7 @@ from cardiojax.evaluate.metrics import MEASURES
 from cardiojax.evaluate.statistics import EF_LIMITS, LOW_EF
 from cardiojax.experiment.comparison import ordered
 from cardiojax.experiment.words import interval, p_value
+from cardiojax.files import write_rows
 
 
 def table1(found: dict, masks_own: dict) -> list[list[str]]:
@@ -59,10 +60,7 @@ def write_csv(file: Path, comparisons: dict, masks_own: dict):
                              kinds, (s[m]["rmse"], s[m]["sd"], s[m]["mae"], *s[m]["mae_ci95"], s[m]["r"]),
                              strict=True)}})
     rows += [{"source": "published", "experiment": row.pop("system"), **row} for row in published_rows()]
-    with file.open("w", newline="") as stream:
-        writer = csv.DictWriter(stream, columns)
-        writer.writeheader()
-        writer.writerows(rows)
+    write_rows(file, [columns, *([row.get(column, "") for column in columns] for row in rows)])
 
 
 def tests(found: dict) -> list[list[str]]:

@@ -11,7 +11,6 @@ import json
 import logging
 import os
 import tempfile
-import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -26,7 +25,7 @@ from tqdm import tqdm
 
 from cardiojax.data import Split, records
 from cardiojax.errors import DataError, InputError, RunError
-from cardiojax.files import write_text
+from cardiojax.files import whole, write_text
 from cardiojax.models.gaugan import GauganModel, to_uint8
 from cardiojax.preparation import SIZE_PX
 from cardiojax.preparation.batch import halve
@@ -187,18 +186,15 @@ def shard_name(split: str, index: int, count: int) -> str:
 
 def write_shard(file: Path, studies: Iterator[Study]):
     """Whole or not at all, however the process ends. Raises InputError where the disk is full."""
-    partial = file.with_name(f"partial-{uuid.uuid4().hex[:8]}-{file.name}")
     try:
-        writer = ArrayRecordWriter(str(partial), "group_size:1")
-        for study in studies:
-            writer.write(records.serialise(study))
-        writer.close()
-        os.replace(partial, file)
+        with whole(file) as partial:
+            writer = ArrayRecordWriter(str(partial), "group_size:1")
+            for study in studies:
+                writer.write(records.serialise(study))
+            writer.close()
     except RuntimeError as error:             # ArrayRecord's error where a file cannot be written
         raise InputError(f"{file.name} cannot be written ({str(error).partition(';')[0]}); with room for it the same "
                          "command goes on") from None
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def is_whole(folder: Path) -> bool:

@@ -1,14 +1,13 @@
 """A random share of a cohort as a cohort of its own: the paper's "50 % of the available pretraining data"."""
 
 import json
-import os
 import shutil
 from pathlib import Path
 
 import numpy as np
 
+from cardiojax import files
 from cardiojax.data import Split
-from cardiojax.files import write_text
 from cardiojax.synthesis.build import SETTINGS, SHARD, shard_name, write_info, write_shard
 
 DRAWN = "train"            # the split that is drawn from; the others stay as they are
@@ -24,7 +23,7 @@ def write_half(training: Split, cohort: Path, folder: Path, seed: int = 0):
     chosen = np.sort(np.random.default_rng(seed).permutation(len(training))[:len(training) // 2]).tolist()
     members = {**whole["members"], DRAWN: [whole["members"][DRAWN][i] for i in chosen]}
     folder.mkdir(parents=True, exist_ok=True)
-    write_text(folder / SETTINGS, json.dumps({**whole, "half": {"of": cohort.parent.name, "seed": seed},
+    files.write_text(folder / SETTINGS, json.dumps({**whole, "half": {"of": cohort.parent.name, "seed": seed},
                                               "members": members}))
     lengths = {split: [len(of_split[i:i + SHARD]) for i in range(0, len(of_split), SHARD)]
                for split, of_split in members.items()}
@@ -34,7 +33,6 @@ def write_half(training: Split, cohort: Path, folder: Path, seed: int = 0):
             if split == DRAWN:
                 write_shard(file, (training[k] for k in chosen[i * SHARD:(i + 1) * SHARD]))
             else:
-                partial = file.with_name(f"partial-{file.name}")
-                shutil.copyfile(cohort / file.name, partial)
-                os.replace(partial, file)
+                with files.whole(file) as partial:
+                    shutil.copyfile(cohort / file.name, partial)
     write_info(folder, lengths)

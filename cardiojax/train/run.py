@@ -1,5 +1,6 @@
 """The run folder: config.json (before step 1), checkpoints/, metrics.jsonl, tensorboard/, model.npz."""
 
+import contextlib
 import json
 import logging
 import time
@@ -15,11 +16,14 @@ from PIL import Image
 from tensorboardX import SummaryWriter
 
 from cardiojax.errors import RunError, one_line
-from cardiojax.files import write_arrays
+from cardiojax.files import one_writer, whole, write_arrays
 from cardiojax.models.saved import flatten, read_config, read_metrics, write_config
 
 log = logging.getLogger("cardiojax")
 
+LOCK = "lock"              # of the process that writes
+# a checkpoint is waited for by the wall clock, which may jump
+PATIENT = ocp.options.AsyncOptions(timeout_secs=30 * 24 * 3600)
 # of settings that an older config.json lacks
 OLD_DEFAULTS = {"accumulate": 1, "contours": "none", "contours_weight": 1.0}
 
@@ -32,13 +36,13 @@ class Run:
 
     def __init__(self, path: Path, settings: dict[str, Any]):
         """`settings`: task, preset, config, data, seed, parent. A folder that holds a run must hold the same one."""
-        self.path, self.first = Path(path), jax.process_index() == 0
+        self.path, self.first, self.held = Path(path), jax.process_index() == 0, contextlib.ExitStack()
         if self.first:
             self._claim(settings)
         barrier("run folder")
         self.checkpoints = ocp.CheckpointManager(
             self.path.absolute() / "checkpoints",
-            options=ocp.CheckpointManagerOptions(preservation_policy=keep.AnyPreservationPolicy([
+            options=ocp.CheckpointManagerOptions(async_options=PATIENT, preservation_policy=keep.AnyPreservationPolicy([
                 keep.LatestN(2), keep.BestN(get_metric_fn=lambda m: m["score"], reverse=True, n=1,
                                             keep_checkpoints_without_metrics=False)])))
         if self.first:
@@ -48,12 +52,15 @@ class Run:
     def _claim(self, settings: dict[str, Any]):
         self.path.mkdir(parents=True, exist_ok=True)
         config = self.path / "config.json"
-        if config.exists():
-            _check_same(read_config(self.path), settings, self.path)
-        elif any(self.path.iterdir()):
+        if not config.exists() and any(file.name != LOCK for file in self.path.iterdir()):
             raise RunError(f"{self.path} is neither empty nor a run folder")
-        else:
-            write_config(self.path, settings)
+        with contextlib.ExitStack() as held:
+            held.enter_context(one_writer(self.path / LOCK, f"{self.path} is being trained by another process"))
+            if config.exists():
+                _check_same(read_config(self.path), settings, self.path)
+            else:
+                write_config(self.path, settings)
+            self.held = held.pop_all()             # until the end, unless it was refused
 
     def __enter__(self) -> "Run":
         return self
@@ -63,6 +70,7 @@ class Run:
         if self.first:
             self.metrics.close()
             self.tensorboard.close()
+        self.held.close()
 
     def save(self, step: int, state: Any, data_state: dict, score: float | None = None):
         """Write a checkpoint in the background; the latest two and the one with the lowest `score` are kept."""
@@ -126,7 +134,8 @@ class Run:
             return
         folder = self.path / name
         folder.mkdir(exist_ok=True)
-        Image.fromarray(picture).save(folder / f"{step:06d}.png")
+        with whole(folder / f"{step:06d}.png") as partial:
+            Image.fromarray(picture).save(partial)
         self.tensorboard.add_image(name, picture, step, dataformats="HWC")
 
     def write_model(self, model: dict[str, Any]):
