@@ -227,6 +227,7 @@ def test_the_report_says_what_was_found(two_datasets, tmp_path, monkeypatch, pic
     monkeypatch.setattr(stages, "build_cohort", paint)
     monkeypatch.setattr(stages, "GauganModel", Oracle)
     monkeypatch.setattr(folders, "load_measuring", Oracle)
+    monkeypatch.setattr(stages, "load", Oracle)
     words = ["experiment", "--preset", "tiny", "--first", "phantom/dsb_like", "--second", "phantom/ukb_like",
              "--data-dir", str(two_datasets), "--out", str(tmp_path)]
     assert main([*words, "--report-only"]) == 2                     # nothing is there yet
