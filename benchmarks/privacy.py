@@ -3,8 +3,8 @@ training images, beside that of real images of patients who were not trained on.
 
     python benchmarks/privacy.py --cohorts synthetic/gaugan synthetic/warp --real acdc --data-dir data --json FILE
 
-Images that were warped, and so are their patients', are what a copy looks like. Distance: root mean square of the
-differences at 2 mm, within 64 mm of the heart's centre, in shares of the intensity range.
+Warped images, which are their patients' own but for the heart, are what a copy looks like. Distance: root mean square
+of the differences at 2 mm, within 64 mm of the heart's centre, in shares of the intensity range.
 """
 
 import argparse

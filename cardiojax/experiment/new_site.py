@@ -55,6 +55,7 @@ class NewSite(Folders):
         self.main = f"RSP-{next(iter(self.pretraining))}"
         self.counts = sorted({max(round(share * len(self.site["train"])), config.sfera.batch)
                               for share in config.shares})
+        self.digests = {name: fingerprint(split) for name, split in self.elsewhere.items()}
         self.of_site = [fingerprint(self.site["validation"]), fingerprint(self.site["test"])]
 
     def sees(self) -> dict[str, str]:
@@ -125,7 +126,7 @@ class NewSite(Folders):
         """On studies that are not the site's; shared by all numbers of labelled studies."""
         settings = dataclasses.replace(self.config.sfera, steps=self.config.pretraining_steps)
         made_from = {"task": "sfera", "config": dataclasses.asdict(settings), "seed": seed,
-                     "data": fingerprint(self.elsewhere[name])}
+                     "data": self.digests[name]}
         return self.stage(f"pretrained_{folder_name(name)}_{seed}", made_from, lambda run: sfera.train(
             settings, preset=self.preset, training=self.elsewhere[name], validation=None, data_dir=self.data_dir,
             run=run, seed=seed))

@@ -24,7 +24,7 @@ def write_half(training: Split, cohort: Path, folder: Path, seed: int = 0):
     members = {**whole["members"], DRAWN: [whole["members"][DRAWN][i] for i in chosen]}
     folder.mkdir(parents=True, exist_ok=True)
     files.write_text(folder / SETTINGS, json.dumps({**whole, "half": {"of": cohort.parent.name, "seed": seed},
-                                              "members": members}))
+                                                    "members": members}))
     lengths = {split: [len(of_split[i:i + SHARD]) for i in range(0, len(of_split), SHARD)]
                for split, of_split in members.items()}
     for split, of_split in lengths.items():
