@@ -74,20 +74,25 @@ def shared() -> Path:
     return SHARED
 
 
-@pytest.fixture(scope="session")
-def phantom_data(tmp_path_factory) -> Path:
-    """A small phantom dataset: 12 / 4 / 4 studies of `phantom/dsb_like`, built once."""
+def built_phantom(data_dir: Path, *words: str, train: int, validation: int, test: int) -> Path:
+    """`build phantom` with so few studies in each split; the folder."""
     import data_builders  # noqa: F401
     from cardiojax.cli.main import main
     from data_builders.phantom import phantom_dataset_builder as module
 
-    data_dir = tmp_path_factory.mktemp("data")
-    before, module.SPLITS = module.SPLITS, {"train": (0, 12), "validation": (12, 4), "test": (16, 4)}
+    before, module.SPLITS = module.SPLITS, {
+        "train": (0, train), "validation": (train, validation), "test": (train + validation, test)}
     try:
-        assert main(["build", "phantom", "--config", "dsb_like", "--data-dir", str(data_dir)]) == 0
+        assert main(["build", "phantom", *words, "--data-dir", str(data_dir)]) == 0
     finally:
         module.SPLITS = before
     return data_dir
+
+
+@pytest.fixture(scope="session")
+def phantom_data(tmp_path_factory) -> Path:
+    """A small phantom dataset: 12 / 4 / 4 studies of `phantom/dsb_like`, built once."""
+    return built_phantom(tmp_path_factory.mktemp("data"), "--config", "dsb_like", train=12, validation=4, test=4)
 
 
 @pytest.fixture

@@ -21,20 +21,14 @@ from cardiojax.models.prediction import Prediction
 from cardiojax.models.sfera import SferaModel
 from cardiojax.study import ED, ES, Study
 from cardiojax.units import LV, ef_percent
-from data_builders.phantom import phantom_dataset_builder as phantom
+from conftest import built_phantom
 
 CONFIG = dataclasses.replace(EXPERIMENT_PRESETS["tiny"], seeds=2, ablations=True)
 
 
 @pytest.fixture(scope="module")
 def two_datasets(tmp_path_factory):
-    data_dir = tmp_path_factory.mktemp("two")
-    before, phantom.SPLITS = phantom.SPLITS, {"train": (0, 8), "validation": (8, 4), "test": (12, 3)}
-    try:
-        assert main(["build", "phantom", "--data-dir", str(data_dir)]) == 0
-    finally:
-        phantom.SPLITS = before
-    return data_dir
+    return built_phantom(tmp_path_factory.mktemp("two"), train=8, validation=4, test=3)
 
 
 @pytest.fixture

@@ -19,7 +19,7 @@ from cardiojax.models.contours import ContoursModel
 from cardiojax.models.prediction import Prediction
 from cardiojax.models.sfera import SferaModel
 from cardiojax.units import ef_percent
-from data_builders.phantom import phantom_dataset_builder as phantom
+from conftest import built_phantom
 
 TINY = LABEL_CURVE_PRESETS["tiny"]
 CONFIG = dataclasses.replace(TINY, seeds=2, sfera=dataclasses.replace(TINY.sfera, batch=4))
@@ -28,13 +28,7 @@ SITE, ELSEWHERE = "phantom/dsb_like", "phantom/ukb_like"
 
 @pytest.fixture(scope="module")
 def two_datasets(tmp_path_factory):
-    data_dir = tmp_path_factory.mktemp("two")
-    before, phantom.SPLITS = phantom.SPLITS, {"train": (0, 8), "validation": (8, 2), "test": (10, 3)}
-    try:
-        assert main(["build", "phantom", "--data-dir", str(data_dir)]) == 0
-    finally:
-        phantom.SPLITS = before
-    return data_dir
+    return built_phantom(tmp_path_factory.mktemp("two"), train=8, validation=2, test=3)
 
 
 class Reader(ContoursModel):
