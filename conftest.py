@@ -4,6 +4,7 @@ On a machine with a GPU, `JAX_PLATFORMS=cuda python -m pytest -m gpu` compares i
 """
 
 import collections
+import json
 import os
 import signal
 import tempfile
@@ -131,3 +132,12 @@ def pictures_of(monkeypatch):
         return sum("image/png" in output.get("data", {}) for cell in notebook.cells
                    for output in cell.get("outputs", []))
     return execute
+
+
+def undrawn(patch: pytest.MonkeyPatch):
+    """Evaluations without their figures and page."""
+    from cardiojax.evaluate import report
+    for figure in ("scatter", "bland_altman"):
+        patch.setattr(report.figures, figure, lambda *given: None)
+    patch.setattr(report, "finish", lambda title, result, tables, out, pictures: (out / "metrics.json").write_text(
+        json.dumps(result)))

@@ -13,10 +13,10 @@ import numpy as np
 import pytest
 
 from cardiojax.cli.main import main
-from cardiojax.config import EXPERIMENT_PRESETS
 from cardiojax.experiment import folders, stages
 from cardiojax.experiment import run as experiment
 from cardiojax.experiment.comparison import masks_own
+from cardiojax.experiment.config import EXPERIMENT_PRESETS
 from cardiojax.models.prediction import Prediction
 from cardiojax.models.sfera import SferaModel
 from cardiojax.study import ED, ES, Study

@@ -10,18 +10,18 @@ import pytest
 
 from cardiojax import data
 from cardiojax.cli.main import main
-from cardiojax.config import LABEL_CURVE_PRESETS
 from cardiojax.errors import DataError
 from cardiojax.evaluate.metrics import with_ef
-from cardiojax.experiment import folders, label_curve, new_site
+from cardiojax.experiment import folders, label_arms, label_curve, new_site
 from cardiojax.experiment.comparison import against
+from cardiojax.experiment.config import NEW_SITE_PRESETS
 from cardiojax.models.contours import ContoursModel
 from cardiojax.models.prediction import Prediction
 from cardiojax.models.sfera import SferaModel
 from cardiojax.units import ef_percent
-from conftest import built_phantom
+from conftest import built_phantom, undrawn
 
-TINY = LABEL_CURVE_PRESETS["tiny"]
+TINY = NEW_SITE_PRESETS["tiny"]
 CONFIG = dataclasses.replace(TINY, seeds=2, sfera=dataclasses.replace(TINY.sfera, batch=4))
 SITE, ELSEWHERE = "phantom/dsb_like", "phantom/ukb_like"
 
@@ -76,16 +76,17 @@ def standing_in():
         run.mkdir(parents=True)
 
     with pytest.MonkeyPatch.context() as patch:
-        for module in (new_site.sfera, new_site.contours):
+        for module in (label_arms.sfera, new_site.contours):
             patch.setattr(module, "train", train)
         patch.setattr(new_site.ContoursModel, "load", lambda name: Reader())
         patch.setattr(folders, "load_measuring", Oracle)
+        undrawn(patch)
         yield made, stop_at
 
 
 def go(data_dir, out, config=CONFIG, **changed):
     words = {"site": SITE, "pretraining": [ELSEWHERE], "reader": "reader", "data_dir": data_dir, "out": out}
-    return label_curve.run(config, preset="tiny", **words | changed)
+    return label_curve.run(new_site.NewSite(config, "tiny", **words | changed))
 
 
 @pytest.fixture(scope="module")
@@ -169,7 +170,7 @@ def test_what_was_pretrained_on_synthetic_studies_is_compared_with_real_ones_too
 
     curve = {arm: {10: cell(np.array([e, -e, 2 * e])[:, None] + 0.1)} for arm, e in (
         ("RSO", 8.0), ("RSP-warp", 4.0), ("RSP-acdc", 2.0))}
-    found = [(c["arm"], c["against"]) for c in label_curve.compared(curve, "RSP-acdc")]
+    found = [(c["arm"], c["against"]) for c in label_curve.compared(curve, "RSP-acdc", pooled=False)]
     assert found == [("RSP-warp", "RSO"), ("RSP-warp", "RSP-acdc"), ("RSP-acdc", "RSO")]
     assert against(curve["RSP-acdc"][10], curve["RSP-warp"][10])["ef"]["rmse_ratio"] > 1.5
 
@@ -185,16 +186,16 @@ def test_the_command_line(two_datasets, tmp_path, capsys):
     words = ["experiment", "labels", "--preset", "tiny", "--site", SITE, "--pretraining", ELSEWHERE, "--data-dir",
              str(two_datasets), "--out", str(tmp_path), "--pretraining-steps", "1", "--finetuning-steps", "1",
              "--no-taught", "--shares", "1"]
-    train, load = new_site.sfera.train, folders.load_measuring
+    train, load = label_arms.sfera.train, folders.load_measuring
     with standing_in(), pytest.MonkeyPatch.context() as patch:
-        stub = new_site.sfera.train
-        patch.setattr(new_site.sfera, "train", lambda config, *, run, **given: (
+        stub = label_arms.sfera.train
+        patch.setattr(label_arms.sfera, "train", lambda config, *, run, **given: (
             train if run.name.startswith("rso") else stub)(config, run=run, **given))
         patch.setattr(folders, "load_measuring", lambda run: (load if run.name.startswith("rso") else Oracle)(run))
         assert main([*words, "--report-only"]) == 2                     # nothing is there yet
         assert "no training of the label curve is finished" in capsys.readouterr().err
         assert main(words) == 0
-        assert "Primary endpoint: RMSE of EF on the 3 test studies" in capsys.readouterr().out
+        assert "Primary endpoint: RMSE of EF on 3 test studies" in capsys.readouterr().out
         result = json.loads((tmp_path / "label_curve.json").read_text())
         assert [p["arm"] for p in result["points"]] == [
             "contours", "contours", "contours-fitted", "RSO", "RSP-phantom/ukb_like", "hybrid",

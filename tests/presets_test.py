@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from cardiojax.config import CONTOURS_PRESETS, EXPERIMENT_PRESETS, GAUGAN_PRESETS, SFERA_PRESETS
+from cardiojax.config import CONTOURS_PRESETS, GAUGAN_PRESETS, SFERA_PRESETS
+from cardiojax.experiment.config import EXPERIMENT_PRESETS
 
 PAGE = Path(__file__).parents[1] / "docs" / "presets.md"
 PRESETS = {"SFERA": SFERA_PRESETS, "GauGAN": GAUGAN_PRESETS, "Contours": CONTOURS_PRESETS,

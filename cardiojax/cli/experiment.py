@@ -1,16 +1,14 @@
 """`cardiojax experiment`: the paper's question, answered on two datasets."""
 
-import contextlib
 import dataclasses
-import tempfile
 from pathlib import Path
 from typing import Annotated
 
 import tyro
 
-from cardiojax.cli.train import preset_of
-from cardiojax.config import EXPERIMENT_PRESETS, ExperimentConfig
+from cardiojax.cli.presets import with_preset
 from cardiojax.errors import InputError
+from cardiojax.experiment.config import EXPERIMENT_PRESETS, ExperimentConfig
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -23,7 +21,8 @@ class RunExperiment:
     it redoes what depends on it. OUT/experiment.json holds what is known so far; at the end OUT gets report.html,
     table1.csv and figures.
 
-    How the benefit depends on the number of labelled studies: `cardiojax experiment labels --help`.
+    How the benefit depends on the number of labelled studies: `cardiojax experiment labels --help` (a new site with
+    volumes alone), `cardiojax experiment annotations --help` (few studies with masks).
     """
 
     first: str
@@ -43,38 +42,18 @@ class RunExperiment:
 
 
 def main(argv: list[str]) -> int:
-    if argv[:1] == ["labels"]:
-        from cardiojax.cli.experiment_labels import main as experiment_labels
-        return experiment_labels(argv[1:])
-    preset = preset_of(argv, EXPERIMENT_PRESETS)
-    try:
-        args = tyro.cli(RunExperiment, args=argv, prog="cardiojax experiment", default=RunExperiment(
-            first=tyro.MISSING, second=tyro.MISSING, data_dir=tyro.MISSING, out=tyro.MISSING, preset=preset,
-            settings=EXPERIMENT_PRESETS[preset]))
-    except ValueError as error:
-        raise InputError(str(error)) from None
+    if argv[:1] in (["labels"], ["annotations"]):
+        from cardiojax.cli import experiment_labels
+        return getattr(experiment_labels, argv[0])(argv[1:])
+    args = with_preset(RunExperiment, EXPERIMENT_PRESETS, argv, "cardiojax experiment")
     from cardiojax.experiment import run as experiment
 
     if args.first == args.second:
         raise InputError(f"the two datasets are the same, {args.first}")
-    with compiled_once():
-        result = experiment.run(args.settings, preset=args.preset, first=args.first, second=args.second,
-                                data_dir=args.data_dir, out=args.out, make=not args.report_only)
+    result = experiment.run(args.settings, preset=args.preset, first=args.first, second=args.second,
+                            data_dir=args.data_dir, out=args.out, make=not args.report_only)
     tell(result, args.out)
     return 0
-
-
-@contextlib.contextmanager
-def compiled_once():
-    """Stages of the same shapes share a compilation: each is a training of its own, which JAX would compile anew."""
-    import jax
-
-    if jax.config.jax_compilation_cache_dir:         # pyright: ignore[reportAttributeAccessIssue]  made at run time
-        yield
-        return
-    with tempfile.TemporaryDirectory(prefix="cardiojax-") as folder:
-        jax.config.update("jax_compilation_cache_dir", folder)
-        yield
 
 
 def tell(result: dict, out: Path):

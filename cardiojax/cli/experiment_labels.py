@@ -1,14 +1,17 @@
-"""`cardiojax experiment labels`: a new site's label curve."""
+"""`cardiojax experiment labels` and `annotations`: errors by the number of labelled studies."""
 
 import dataclasses
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
-from cardiojax.cli.train import preset_of
-from cardiojax.config import LABEL_CURVE_PRESETS, LabelCurveConfig
+from cardiojax.cli.presets import with_preset
 from cardiojax.errors import InputError
+from cardiojax.experiment.config import FEW_ANNOTATED_PRESETS, NEW_SITE_PRESETS, FewAnnotatedConfig, NewSiteConfig
+
+if TYPE_CHECKING:
+    from cardiojax.experiment.label_arms import LabelArms
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -39,27 +42,61 @@ class ExperimentLabels:
     """Defaults of all settings below: large (GPUs), small (2 CPU cores, hours), tiny (tests)."""
     report_only: bool = False
     """Train nothing; write the page of the stages that are there."""
-    settings: Annotated[LabelCurveConfig, tyro.conf.arg(name="")] = dataclasses.field(default_factory=LabelCurveConfig)
+    settings: Annotated[NewSiteConfig, tyro.conf.arg(name="")] = dataclasses.field(default_factory=NewSiteConfig)
 
 
-def main(argv: list[str]) -> int:
-    preset = preset_of(argv, LABEL_CURVE_PRESETS)
-    try:
-        args = tyro.cli(ExperimentLabels, args=argv, prog="cardiojax experiment labels", default=ExperimentLabels(
-            site=tyro.MISSING, pretraining=tyro.MISSING, data_dir=tyro.MISSING, out=tyro.MISSING, preset=preset,
-            settings=LABEL_CURVE_PRESETS[preset]))
-    except ValueError as error:
-        raise InputError(str(error)) from None
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ExperimentAnnotations:
+    """What are few annotated studies worth? DATASET has volumes and masks; 10, 25, 50 and 100 % of its training studies
+    are shown, nested subsets by seed: SFERA from random weights (RSO), SFERA pretrained on synthetic studies
+    made of those few alone, painted by a GauGAN or warped, and finetuned on their volumes (RSP), contours of their
+    masks, and the hybrid. All SFERAs have equally many updates. The patients are cut into five folds; seed k tests
+    fold k.
+
+    The primary endpoint is the RMSE of EF with the fewest labelled studies, RSP of the GauGAN over RSO. Stopped at any
+    moment, the same command goes on; several processes share one OUT. OUT/label_curve.json holds what is known so far;
+    at the end OUT gets label_curve.html and its figure.
+    """
+
+    dataset: str
+    """The dataset with masks, for example acdc."""
+    data_dir: Path
+    """Where `cardiojax build` has put the records."""
+    out: Path
+    """Folder of the stages and results."""
+    preset: str = "small"
+    """Defaults of all settings below: large (GPUs), small (2 CPU cores, hours), tiny (tests)."""
+    report_only: bool = False
+    """Train nothing; write the page of the stages that are there."""
+    settings: Annotated[FewAnnotatedConfig, tyro.conf.arg(name="")] = dataclasses.field(
+        default_factory=FewAnnotatedConfig)
+
+
+def labels(argv: list[str]) -> int:
+    args = with_preset(ExperimentLabels, NEW_SITE_PRESETS, argv, "cardiojax experiment labels")
+    if not args.pretraining:
+        raise InputError("--pretraining wants one dataset or more, for example synthetic/warp")
+    from cardiojax.experiment.new_site import NewSite
+
+    return run(NewSite(args.settings, args.preset, args.site, args.pretraining, args.contours, args.data_dir, args.out,
+                       not args.report_only))
+
+
+def annotations(argv: list[str]) -> int:
+    args = with_preset(ExperimentAnnotations, FEW_ANNOTATED_PRESETS, argv, "cardiojax experiment annotations")
+    from cardiojax.experiment.few_annotated import FewAnnotated
+
+    return run(FewAnnotated(args.settings, args.preset, args.dataset, args.data_dir, args.out, not args.report_only))
+
+
+def run(arms: "LabelArms") -> int:
     from cardiojax.cli.evaluate import show
     from cardiojax.evaluate.metrics import MEASURES
     from cardiojax.experiment import label_curve
 
-    if not args.pretraining:
-        raise InputError("--pretraining wants one dataset or more, for example synthetic/warp")
-    result = label_curve.run(args.settings, preset=args.preset, site=args.site, pretraining=args.pretraining,
-                             reader=args.contours, data_dir=args.data_dir, out=args.out, make=not args.report_only)
+    result = label_curve.run(arms)
     for measure in MEASURES:
         show(label_curve.table(result, measure), f"RMSE (bias) of {measure.upper()}")
     print(label_curve.primary_in_words(result))
-    print("\n".join(["Exploratory.", *label_curve.verdicts(result), f"report: {args.out / 'label_curve.html'}"]))
+    print("\n".join(["Exploratory.", *label_curve.verdicts(result), f"report: {arms.out / 'label_curve.html'}"]))
     return 0

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import tyro
 
+from cardiojax.cli.presets import with_preset
 from cardiojax.config import (
     CONTOURS_PRESETS,
     GAUGAN_PRESETS,
@@ -123,25 +124,7 @@ def main(argv: list[str]) -> int:
     return 0
 
 
-def preset_of(argv: list[str], presets: dict) -> str:
-    """The preset is looked for first: it sets the defaults that the other flags change and --help shows."""
-    preset = "small"
-    for i, word in enumerate(argv):
-        if word == "--preset" and i + 1 < len(argv):
-            preset = argv[i + 1]
-        elif word.startswith("--preset="):
-            preset = word.removeprefix("--preset=")
-    if preset not in presets:
-        raise InputError(f"no preset '{preset}'; there are {', '.join(presets)}")
-    return preset
-
-
 def parse(task: str, argv: list[str]) -> TrainSfera | TrainContours | TrainGaugan:
     kind, presets = TASKS[task]
-    preset = preset_of(argv, presets)
-    try:
-        return tyro.cli(kind, args=argv, prog=f"cardiojax train {task}",
-                        default=kind(data=tyro.MISSING, data_dir=tyro.MISSING, run=tyro.MISSING, preset=preset,
-                                     settings=presets[preset]), config=(tyro.conf.OmitArgPrefixes,))
-    except ValueError as error:
-        raise InputError(str(error)) from None
+    return with_preset(kind, presets, argv, f"cardiojax train {task}",
+                       (tyro.conf.OmitArgPrefixes,))

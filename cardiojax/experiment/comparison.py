@@ -26,7 +26,7 @@ MAIN = (BASELINE, LONG, "SSO", PRETRAINED, "RSA")
 FEWEST = 5                 # studies of low EF, or with masks, that a comparison needs
 PRIMARY = {"measure": "ef", "statistic": "rmse_ratio", "experiment": PRETRAINED, "baseline": LONG}
 
-Predictions = dict[str, Float[np.ndarray, "n 3"]]
+Predictions = dict[str, Float[np.ndarray, "_studies 3"]]
 
 
 def compare(out: Path, datasets: dict) -> dict:

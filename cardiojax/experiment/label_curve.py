@@ -4,7 +4,6 @@ One comparison is the endpoint that is named beforehand: EF's RMSE of the main p
 updates, at the fewest labelled studies. All others are exploratory.
 """
 
-import dataclasses
 import json
 import logging
 from collections.abc import Mapping, Sequence
@@ -12,13 +11,12 @@ from pathlib import Path
 
 import numpy as np
 
-from cardiojax.config import LabelCurveConfig
 from cardiojax.errors import DataError
 from cardiojax.evaluate import figures
 from cardiojax.evaluate.metrics import MEASURES, agreement
 from cardiojax.experiment.comparison import Predictions, against
 from cardiojax.experiment.folders import ready
-from cardiojax.experiment.new_site import HYBRID, RSO, NewSite
+from cardiojax.experiment.label_arms import HYBRID, RSO, LabelArms
 from cardiojax.experiment.words import SAID, interval, p_value
 from cardiojax.files import write_text
 from cardiojax.pages import page
@@ -31,18 +29,16 @@ BySeed = dict[int, Predictions]
 Curve = dict[str, dict[int, BySeed]]           # by arm and number of labelled studies
 
 
-def run(config: LabelCurveConfig, *, preset: str, site: str, pretraining: Sequence[str], reader: str, data_dir: Path,
-        out: Path, make: bool = True) -> dict:
-    """All cells of a new site. The points so far are in OUT/label_curve.json after each of them, at the end also the
-    comparisons, and label_curve.html with its figure beside it. With `make` False: of the stages that are there.
+def run(arms: LabelArms) -> dict:
+    """All cells of a setting. The points so far are in OUT/label_curve.json after each of them, at the end also the
+    comparisons, and label_curve.html with its figure beside it. Where the arms make nothing: of the stages that are
+    there.
 
-    Raises DataError where a dataset is not there, or (`make` False) no cell is finished.
+    Raises DataError where no cell is finished.
     """
-    arms = NewSite(config, preset, site, pretraining, reader, data_dir, out, make)
     curve: Curve = {}
-    result = {"settings": {"preset": preset, "site": site, "pretraining": list(pretraining), "contours": reader,
-                           "config": dataclasses.asdict(config), "commit": commit()},
-              "studies": {split: len(of_site) for split, of_site in arms.site.items()}, "sees": arms.sees()}
+    result = {"settings": arms.settings() | {"commit": commit()}, "setting": arms.setting(), "tested": arms.tested(),
+              "sees": arms.sees()}
     for (arm, count, seed), found in ready(arms.cells()):
         curve.setdefault(arm, {}).setdefault(count, {})[seed] = found
         result["points"] = [point(arm, arms.updates(arm), count, seed, p) for arm, by in curve.items()
@@ -51,10 +47,8 @@ def run(config: LabelCurveConfig, *, preset: str, site: str, pretraining: Sequen
         log.info("%s, %d labelled studies, seed %d: EF RMSE %.1f", arm, count, seed,
                  agreement(found["predicted"][:, 2], found["truth"][:, 2])["rmse"])
     if not curve:
-        raise DataError(f"no training of the label curve is finished in {out}")
-    control = next((f"RSP-{short}" for short, name in arms.pretraining.items() if not name.startswith("synthetic")),
-                   None)
-    result["comparisons"] = compared(curve, control)
+        raise DataError(f"no training of the label curve is finished in {arms.out}")
+    result["comparisons"] = compared(curve, arms.control, arms.pooled)
     result["primary_endpoint"] = primary_endpoint(arms, result["comparisons"])
     write_text(arms.out / "label_curve.json", json.dumps(result, indent=2))
     with arms.locked(arms.out / "report", wait=True):
@@ -69,21 +63,29 @@ def point(arm: str, updates: int, count: int, seed: int, found: Predictions) -> 
         name: {key: m[key] for key in ("rmse", "mae", "bias", "r", "undefined")} for name, m in measures.items()}}
 
 
-def compared(curve: Curve, control: str | None) -> list[dict]:
-    """Every arm against RSO with as many labelled studies, over the seeds that both have; what was pretrained on
-    synthetic studies also against `control`, pretrained on real ones from elsewhere."""
+def compared(curve: Curve, control: str | None, pooled: bool) -> list[dict]:
+    """Every arm against RSO with as many labelled studies, over the seeds that both have; what was pretrained also
+    against `control`. pooled: the seeds' studies differ, and are compared as one set of them."""
     found = []
     for arm, by_count in curve.items():
         pretrained = arm.startswith("RSP") and arm != control
         for baseline in (RSO, *((control,) if control and pretrained else ())):
             for count, seeds in sorted(by_count.items()):
                 other = curve.get(baseline, {}).get(count, {})
-                if arm != baseline and seeds.keys() & other.keys():
-                    found.append({"arm": arm, "against": baseline, "labelled": count, **against(other, seeds)})
+                shared = sorted(seeds.keys() & other.keys())
+                if arm != baseline and shared:
+                    before, after = (together(of, shared) if pooled else of for of in (other, seeds))
+                    found.append({"arm": arm, "against": baseline, "labelled": count, **against(before, after),
+                                  "seeds": shared})
     return found
 
 
-def primary_endpoint(arms: NewSite, comparisons: list[dict]) -> dict:
+def together(seeds: BySeed, chosen: Sequence[int]) -> BySeed:
+    """The studies of these seeds as those of one."""
+    return {0: {kind: np.concatenate([seeds[seed][kind] for seed in chosen]) for kind in seeds[chosen[0]]}}
+
+
+def primary_endpoint(arms: LabelArms, comparisons: list[dict]) -> dict:
     """What was named before; `result` is None until both are there."""
     named = {"arm": arms.main, "against": RSO, "labelled": arms.counts[0]}
     found = next((c for c in comparisons if named.items() <= c.items()), None)
@@ -101,8 +103,8 @@ def verdicts(result: dict) -> list[str]:
 
 
 def primary_in_words(result: dict) -> str:
-    endpoint, test = result["primary_endpoint"], result["studies"]["test"]
-    named = (f"Primary endpoint: RMSE of EF on the {test} test studies of {result['settings']['site']}, "
+    endpoint = result["primary_endpoint"]
+    named = (f"Primary endpoint: RMSE of EF on {result['tested']} test studies of {result['settings']['dataset']}, "
              f"{endpoint['arm']} over {endpoint['against']} with {endpoint['labelled']} labelled studies and equal "
              "updates")
     if (found := endpoint["result"]) is None:
@@ -145,7 +147,7 @@ def draw(result: dict, file: Path):
             axis.plot(counts, [np.mean([e for c, e in mine if c == count]) for count in counts], color=f"C{i}",
                       label=arm, linewidth=1.5, linestyle="-" if arm.startswith("RS") or arm == HYBRID else "--")
             axis.scatter(*zip(*mine, strict=True), s=12, color=f"C{i}", alpha=0.6)
-        axis.set(xscale="log", xlabel="labelled studies of the site", ylabel=f"RMSE of {UNITS[measure]}")
+        axis.set(xscale="log", xlabel="labelled studies", ylabel=f"RMSE of {UNITS[measure]}")
         axis.set_xticks(counts := sorted({p["labelled"] for p in points}), map(str, counts))
         axis.set_xticks([], minor=True)
         axis.set_ylim(bottom=0)
@@ -158,8 +160,8 @@ def write(out: Path, result: dict) -> Path:
     draw(result, out / "label_curve.png")
     settings = result["settings"]
     write_text(out / "label_curve.html", page(
-        "label_curve.html", {"curve": out / "label_curve.svg"}, title="How many labelled studies does a new site need?",
-        site=settings["site"], preset=settings["preset"], commit=settings["commit"], studies=result["studies"],
+        "label_curve.html", {"curve": out / "label_curve.svg"}, title="How many labelled studies does it take?",
+        setting=result["setting"], preset=settings["preset"], commit=settings["commit"],
         seeds=settings["config"]["seeds"], sees=result["sees"], primary=primary_in_words(result),
         verdicts=verdicts(result), tables=[table(result, m) for m in reversed(MEASURES)], ratios=ratios(result)))
     return out / "label_curve.html"

@@ -8,10 +8,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 from cardiojax import data
-from cardiojax.config import ExperimentConfig
 from cardiojax.errors import DataError
 from cardiojax.experiment import report as experiment_report
 from cardiojax.experiment.comparison import compare, masks_own, primary_endpoint
+from cardiojax.experiment.config import ExperimentConfig
 from cardiojax.experiment.folders import ready
 from cardiojax.experiment.stages import ABLATIONS, Stages
 from cardiojax.files import write_text

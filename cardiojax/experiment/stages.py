@@ -6,8 +6,9 @@ from pathlib import Path
 import numpy as np
 
 from cardiojax import data
-from cardiojax.config import ExperimentConfig, SferaConfig
+from cardiojax.config import SferaConfig
 from cardiojax.experiment.comparison import folder_name
+from cardiojax.experiment.config import ExperimentConfig
 from cardiojax.experiment.folders import Folders, fingerprint
 from cardiojax.models import load
 from cardiojax.models.gaugan import GauganModel

@@ -16,6 +16,7 @@ from jaxtyping import Array
 
 from cardiojax import data
 from cardiojax.config import GauganConfig
+from cardiojax.data import Split
 from cardiojax.data.frames import PREVIEWS, FrameBatch, Frames, training_batches
 from cardiojax.errors import DataError, RunError, TrainingDiverged
 from cardiojax.evaluate import figures
@@ -243,8 +244,8 @@ class GauganTask:
         return metrics["l1"]
 
 
-def train(config: GauganConfig, *, preset: str, training: str, validation: str | None, data_dir: Path, run: Path,
-          init: Path | None = None, judge: Path | None = None, seed: int = 0,
+def train(config: GauganConfig, *, preset: str, training: str | Split, validation: str | Split | None,
+          data_dir: Path, run: Path, init: Path | None = None, judge: Path | None = None, seed: int = 0,
           options: parallel.StepOptions = parallel.DEFAULT) -> dict[str, float]:
     """Train (or go on training) a run folder; the last evaluation's figures. Raises InputError, Preempted."""
     training_split, validation_split = data.open_pair(training, validation, data_dir, need_volumes=False)
@@ -253,8 +254,9 @@ def train(config: GauganConfig, *, preset: str, training: str, validation: str |
                       parent(init, config), None if judge is None else Judge(judge, validation_split), options,
                       mask_reader.load(config.contours, config.net))
     settings = {"task": "gaugan", "preset": preset, "config": dataclasses.asdict(config), "seed": seed,
-                "labels": task.training.labels, "data": {"training": training, "validation": validation_split.name},
-                "parent": None if init is None else str(init), "judge": None if judge is None else str(judge)}
+                "labels": task.training.labels, "parent": None if init is None else str(init),
+                "data": {"training": training_split.name, "validation": validation_split.name},
+                "judge": None if judge is None else str(judge)}
     try:
         return loop.train(task, run, settings, options, config, "images")
     except TrainingDiverged as error:
