@@ -8,6 +8,7 @@ import json
 import os
 import signal
 import tempfile
+import types
 from pathlib import Path
 
 DEVICES = 8
@@ -137,7 +138,7 @@ def pictures_of(monkeypatch):
 def undrawn(patch: pytest.MonkeyPatch):
     """Evaluations without their figures and page."""
     from cardiojax.evaluate import report
-    for figure in ("scatter", "bland_altman"):
-        patch.setattr(report.figures, figure, lambda *given: None)
+    patch.setattr(report, "figures", types.SimpleNamespace(scatter=lambda *given: None,
+                                                           bland_altman=lambda *given: None))
     patch.setattr(report, "finish", lambda title, result, tables, out, pictures: (out / "metrics.json").write_text(
         json.dumps(result)))

@@ -21,7 +21,7 @@ from cardiojax.models.prediction import Prediction
 from cardiojax.models.sfera import SferaModel
 from cardiojax.study import ED, ES, Study
 from cardiojax.units import LV, ef_percent
-from conftest import built_phantom
+from conftest import built_phantom, undrawn
 
 CONFIG = dataclasses.replace(EXPERIMENT_PRESETS["tiny"], seeds=2, ablations=True)
 
@@ -222,6 +222,7 @@ def test_the_report_says_what_was_found(two_datasets, tmp_path, monkeypatch, pic
     monkeypatch.setattr(stages, "GauganModel", Oracle)
     monkeypatch.setattr(folders, "load_measuring", Oracle)
     monkeypatch.setattr(stages, "load", Oracle)
+    undrawn(monkeypatch)
     words = ["experiment", "--preset", "tiny", "--first", "phantom/dsb_like", "--second", "phantom/ukb_like",
              "--data-dir", str(two_datasets), "--out", str(tmp_path)]
     assert main([*words, "--report-only"]) == 2                     # nothing is there yet

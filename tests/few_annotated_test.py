@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import json
+import shutil
 import types
 
 import numpy as np
@@ -52,8 +53,12 @@ def standing_in():
         run.mkdir(parents=True)
 
     def cohort(generator, splits, folder, settings, real_ef):
-        made[f"{folder.parent.name.rpartition('_')[0]} cohort"] = types.SimpleNamespace(generator=generator, splits=splits)
-        return build(None, splits, folder, settings, real_ef)
+        name = folder.parent.name.rpartition("_")[0]
+        made[f"{name} cohort"] = types.SimpleNamespace(generator=generator, splits=splits)
+        if generator is None:
+            return build(None, splits, folder, settings, real_ef)
+        (warp,) = folder.parents[1].glob(f"{name.replace('gaugan', 'warp')}_*/1.0.0")
+        shutil.copytree(warp, folder)
 
     with pytest.MonkeyPatch.context() as patch:
         for module in (label_arms.sfera, few_annotated.contours, few_annotated.gaugan):

@@ -81,7 +81,7 @@ class Generator(nnx.Module):
         side = size_px // 2 ** UPSAMPLINGS[upsamplings]
         self.encoder = Encoder(size_px, channels, ngf, dtype, rngs) if style else None
         if style:
-            self.fc = nnx.Linear(STYLE, 16 * ngf * side**2, dtype=dtype, kernel_init=xavier, rngs=rngs)
+            self.fc = linear(STYLE, 16 * ngf * side**2, dtype, rngs)
         else:
             self.fc = SpectralConv(classes, 16 * ngf, 3, dtype, rngs)
         widths = [16 * ngf, 8 * ngf, 4 * ngf, 2 * ngf, ngf] + ([ngf // 2] if upsamplings == "most" else [])
@@ -124,6 +124,10 @@ class Generator(nnx.Module):
         return jnp.tanh(self.image(leaky(x)).astype(jnp.float32))
 
 
+def linear(fin: int, fout: int, dtype, rngs: nnx.Rngs) -> nnx.Linear:
+    return nnx.Linear(fin, fout, dtype=dtype, rngs=rngs, kernel_init=lambda _, shape, __: xavier(rngs, shape))
+
+
 class Encoder(nnx.Module):
     """Image → mean and log variance of its style: 3×3 convs of stride 2 (spectral and instance norm) down to 5 pixels
     or fewer, whatever the size; the widths are 1, 2, 4, 8, 8… · ngf."""
@@ -135,8 +139,7 @@ class Encoder(nnx.Module):
             side = (side + 1) // 2
         self.convs = nnx.List([SpectralConv(a, b, 3, dtype, rngs, stride=2, pad=1, bias=False, spectral=True)
                                for a, b in itertools.pairwise(widths)])
-        self.mean, self.log_variance = (
-            nnx.Linear(side * side * widths[-1], STYLE, dtype=dtype, kernel_init=xavier, rngs=rngs) for _ in range(2))
+        self.mean, self.log_variance = (linear(side * side * widths[-1], STYLE, dtype, rngs) for _ in range(2))
 
     def __call__(self, images: Float[Array, "n h w c"]) -> tuple[Float[Array, "n 256"], Float[Array, "n 256"]]:
         x = images

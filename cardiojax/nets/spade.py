@@ -20,7 +20,12 @@ from cardiojax.ops.neighbourhoods import Neighbourhoods, Weights, modulation, ne
 Norm = Literal["syncbatch", "batch", "instance"]
 MOMENTUM = 0.1             # share of the new value in the running statistics (torch's)
 EPSILON = 1e-5
-xavier = nnx.initializers.variance_scaling(0.02**2, "fan_avg", "normal")
+
+
+def xavier(rngs: nnx.Rngs, shape: tuple[int, ...]) -> Float[Array, "..."]:
+    """NVlabs' "xavier" with a gain of 0.02, of a kernel (…, in, out)."""
+    field = int(np.prod(shape[:-2]))
+    return 0.02 * np.sqrt(2 / (field * (shape[-2] + shape[-1]))) * rngs.normal(shape)
 
 
 class SpectralVector(nnx.BatchStat):
@@ -40,10 +45,10 @@ class SpectralConv(nnx.Module):
 
     def __init__(self, fin: int, fout: int, side: int, dtype, rngs: nnx.Rngs, *, stride: int = 1,
                  pad: int | None = None, bias: bool = True, spectral: bool = False):
-        self.kernel = nnx.Param(xavier(rngs.params(), (side, side, fin, fout), jnp.float32))
+        self.kernel = nnx.Param(xavier(rngs, (side, side, fin, fout)))
         self.bias = nnx.Param(jnp.zeros(fout)) if bias else None
         if spectral:
-            self.u = SpectralVector(jax.random.normal(rngs.params(), (fout,)))
+            self.u = SpectralVector(rngs.normal((fout,)))
             self.v = SpectralVector(jnp.zeros(side * side * fin))
             self.power_iteration()           # a network used before any training divides by something like σ
         else:
@@ -124,7 +129,7 @@ class Spade(nnx.Module):
         self.gamma_beta = SpectralConv(hidden, 2 * channels, 3, dtype, rngs)
         # drawn apart: as one kernel they would be counted as twice as wide, and come out smaller
         self.gamma_beta.kernel.set_value(jnp.concatenate(
-            [xavier(rngs.params(), (3, 3, hidden, channels), jnp.float32) for _ in range(2)], axis=-1))
+            [xavier(rngs, (3, 3, hidden, channels)) for _ in range(2)], axis=-1))
         self.norm, self.dtype = norm, dtype
         if norm != "instance":
             self.mean, self.variance = nnx.BatchStat(jnp.zeros(channels)), nnx.BatchStat(jnp.ones(channels))

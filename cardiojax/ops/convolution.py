@@ -10,10 +10,12 @@ import functools
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 from jaxtyping import Array, Float
 
 WINOGRAD_FROM = 64     # channels in and out
+MATMUL_FROM = 2**24    # multiplications, from which a kernel's gradient is quicker as products (and they take to compile)
 FEW = 4                # channels in, from which a 1 × 1 convolution is no product of matrices
 
 
@@ -129,8 +131,11 @@ def _backward(stride, pad, residuals, g):
     def by_winograd(x, kernel, g):
         return jax.vjp(_winograd, x, kernel)[1](g)
 
-    return lax.platform_dependent(*residuals, g, default=plain,
-                                  cpu=by_winograd if _by_winograd(*residuals, stride, pad) else by_matmul)
+    if _by_winograd(*residuals, stride, pad):
+        return lax.platform_dependent(*residuals, g, default=plain, cpu=by_winograd)
+    if np.prod(g.shape[:3]) * residuals[1].size < MATMUL_FROM:
+        return plain(*residuals, g)
+    return lax.platform_dependent(*residuals, g, default=plain, cpu=by_matmul)
 
 
 _fast_conv.defvjp(_forward, _backward)

@@ -4,6 +4,7 @@ import contextlib
 import json
 import logging
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -66,7 +67,8 @@ class Run:
         return self
 
     def __exit__(self, *_):
-        self.checkpoints.close()
+        with self._in_time():
+            self.checkpoints.close()
         if self.first:
             self.metrics.close()
             self.tensorboard.close()
@@ -77,9 +79,20 @@ class Run:
         if self.checkpoints.latest_step() == step:
             return
         state = jax.tree.map(_whole, state)
-        self.checkpoints.save(step, args=ocp.args.Composite(
-            state=ocp.args.StandardSave(state), data=ocp.args.JsonSave(data_state)),
-            metrics=None if score is None else {"score": score})
+        with self._in_time():
+            self.checkpoints.save(step, args=ocp.args.Composite(
+                state=ocp.args.StandardSave(state), data=ocp.args.JsonSave(data_state)),
+                metrics=None if score is None else {"score": score})
+
+    @contextlib.contextmanager
+    def _in_time(self) -> Iterator[None]:
+        """Raises RunError where Orbax has given a checkpoint up: some of its limits cannot be set, and its clock is the
+        wall's."""
+        try:
+            yield
+        except TimeoutError as error:
+            raise RunError(f"a checkpoint of {self.path} was given up ({one_line(error)}); the same command goes on "
+                           "from the one before") from None
 
     def restore(self, target: Any) -> tuple[Any, dict] | None:
         """The latest checkpoint that can be read, with the shapes, types and shardings of `target`, and the input's
