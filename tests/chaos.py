@@ -46,7 +46,7 @@ class Verb:
 def bytes_below(folder: Path, *patterns: str) -> dict[str, str]:
     """A digest of each file of these names."""
     return {str(f.relative_to(folder)): hashlib.sha256(f.read_bytes()).hexdigest()[:12]
-            for pattern in patterns for f in sorted(folder.glob(pattern))}
+            for pattern in patterns for f in sorted(folder.glob(pattern)) if not f.name.startswith("partial-")}
 
 
 def of_run(run: Path) -> dict:

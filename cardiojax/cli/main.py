@@ -84,6 +84,7 @@ def set_up(cache: bool = True):
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     logging.raiseExceptions = False        # a log that has no room left (build.log) is no reason for a traceback
     logging.getLogger().setLevel(logging.ERROR)
+    logging.getLogger("absl").setLevel(logging.CRITICAL)       # Orbax logs, with a traceback, what it raises as well
     handler = logging.StreamHandler()
     handler.setFormatter(logging.Formatter("%(message)s"))
     ours = logging.getLogger("cardiojax")

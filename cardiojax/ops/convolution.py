@@ -15,7 +15,8 @@ from jax import lax
 from jaxtyping import Array, Float
 
 WINOGRAD_FROM = 64     # channels in and out
-MATMUL_FROM = 2**24    # multiplications, from which a kernel's gradient is quicker as products (and they take to compile)
+MATMUL_FROM = 2**21    # multiplications an image (a device's share goes the way of the whole batch), from which the
+                       # gradient of a kernel wider than 1 × 1 is quicker as products, which take to compile
 FEW = 4                # channels in, from which a 1 × 1 convolution is no product of matrices
 
 
@@ -133,7 +134,7 @@ def _backward(stride, pad, residuals, g):
 
     if _by_winograd(*residuals, stride, pad):
         return lax.platform_dependent(*residuals, g, default=plain, cpu=by_winograd)
-    if np.prod(g.shape[:3]) * residuals[1].size < MATMUL_FROM:
+    if len(residuals[1]) > 1 and np.prod(g.shape[1:3]) * residuals[1].size < MATMUL_FROM:
         return plain(*residuals, g)
     return lax.platform_dependent(*residuals, g, default=plain, cpu=by_matmul)
 

@@ -67,7 +67,7 @@ class Run:
         return self
 
     def __exit__(self, *_):
-        with self._in_time():
+        with self._written():
             self.checkpoints.close()
         if self.first:
             self.metrics.close()
@@ -79,19 +79,19 @@ class Run:
         if self.checkpoints.latest_step() == step:
             return
         state = jax.tree.map(_whole, state)
-        with self._in_time():
+        with self._written():
             self.checkpoints.save(step, args=ocp.args.Composite(
                 state=ocp.args.StandardSave(state), data=ocp.args.JsonSave(data_state)),
                 metrics=None if score is None else {"score": score})
 
     @contextlib.contextmanager
-    def _in_time(self) -> Iterator[None]:
-        """Raises RunError where Orbax has given a checkpoint up: some of its limits cannot be set, and its clock is the
-        wall's."""
+    def _written(self) -> Iterator[None]:
+        """Raises RunError where Orbax has not written a checkpoint: no room, or a limit of time, some of which cannot
+        be set and go by the wall clock."""
         try:
             yield
-        except TimeoutError as error:
-            raise RunError(f"a checkpoint of {self.path} was given up ({one_line(error)}); the same command goes on "
+        except (ValueError, TimeoutError) as error:
+            raise RunError(f"a checkpoint of {self.path} was not written ({one_line(error)}); the same command goes on "
                            "from the one before") from None
 
     def restore(self, target: Any) -> tuple[Any, dict] | None:
