@@ -116,9 +116,8 @@ def test_masked_batch_norm_by_hand():
     (3, (9, 7), 1, None, (3, 5)), (1, (6, 6), 1, None, (3, 5)), (3, (9, 8), 2, 1, (3, 5)), (4, (9, 8), 2, 2, (3, 5)),
     (4, (6, 6), 1, 2, (3, 5)), (3, (8, 6), 1, None, (64, 72)), (3, (7, 5), 1, 1, (80, 64)),
     (3, (1, 1), 1, 1, (64, 64))])
-def test_fast_convolution_and_its_gradients_are_the_convolutions(side, size, stride, pad, channels, monkeypatch):
-    """The last three go by Winograd's algorithm, with odd sides among them; the others' gradients by products."""
-    monkeypatch.setattr(convolution, "MATMUL_FROM", 0)
+def test_fast_convolution_and_its_gradients_are_the_convolutions(side, size, stride, pad, channels):
+    """The last three go by Winograd's algorithm, with odd sides among them."""
     keys = jax.random.split(jax.random.key(0), 3)
     x = jax.random.normal(keys[0], (4, *size, channels[0]))
     kernel = jax.random.normal(keys[1], (side, side, *channels)) / (side * channels[0]**0.5)

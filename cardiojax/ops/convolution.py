@@ -10,13 +10,10 @@ import functools
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import lax
 from jaxtyping import Array, Float
 
 WINOGRAD_FROM = 64     # channels in and out
-MATMUL_FROM = 2**21    # multiplications an image (a device's share goes the way of the whole batch), from which the
-                       # gradient of a kernel wider than 1 × 1 is quicker as products, which take to compile
 FEW = 4                # channels in, from which a 1 × 1 convolution is no product of matrices
 
 
@@ -132,11 +129,8 @@ def _backward(stride, pad, residuals, g):
     def by_winograd(x, kernel, g):
         return jax.vjp(_winograd, x, kernel)[1](g)
 
-    if _by_winograd(*residuals, stride, pad):
-        return lax.platform_dependent(*residuals, g, default=plain, cpu=by_winograd)
-    if len(residuals[1]) > 1 and np.prod(g.shape[1:3]) * residuals[1].size < MATMUL_FROM:
-        return plain(*residuals, g)
-    return lax.platform_dependent(*residuals, g, default=plain, cpu=by_matmul)
+    return lax.platform_dependent(*residuals, g, default=plain,
+                                  cpu=by_winograd if _by_winograd(*residuals, stride, pad) else by_matmul)
 
 
 _fast_conv.defvjp(_forward, _backward)
