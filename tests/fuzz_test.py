@@ -11,7 +11,9 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from cardiojax.cli.predict import phases_of, rows_of
-from cardiojax.errors import InputError, StudyError
+from cardiojax.errors import InputError, RunError, StudyError
+from cardiojax.files import read_arrays, write_arrays
+from cardiojax.models.one_file import read_one_file, write_one_file
 from cardiojax.phantom.dicom import write_study
 from cardiojax.readers import read_study
 from cardiojax.study import Study
@@ -112,3 +114,26 @@ def test_any_table(content, tmp_path_factory):
     file.write_bytes(content)
     for read in (phases_of, lambda f: rows_of(f, ("study_id", "ed", "es"))):
         one_line_or(dict, read, file)
+
+
+@pytest.mark.parametrize("kind", ["model.npz", "model.safetensors"])
+@BOUNDED
+@given(where=st.floats(0, 1, exclude_max=True), changed=st.integers(1, 255))
+def test_one_wrong_byte_of_a_model_is_found(where, changed, kind, tmp_path_factory):
+    """Or it changes nothing: .npz has a checksum of each array, a model as one file has one of its own."""
+    file = tmp_path_factory.mktemp("model", numbered=True) / kind
+    rng = np.random.default_rng(0)
+    arrays = {"a": rng.normal(size=(4, 5)).astype(np.float32), "b": rng.normal(size=3).astype(np.float32)}
+    write, read = ((write_arrays, read_arrays) if kind.endswith(".npz") else
+                   (lambda f, a: write_one_file(f, {"task": "sfera"}, a), lambda f: read_one_file(f)[1]))
+    write(file, arrays)
+    content = bytearray(file.read_bytes())
+    content[int(where * len(content))] ^= changed
+    file.write_bytes(content)
+    try:
+        found = read(file)
+    except RunError:
+        return
+    assert found.keys() == arrays.keys()
+    for name, array in arrays.items():
+        np.testing.assert_array_equal(found[name], array)

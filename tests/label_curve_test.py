@@ -12,7 +12,7 @@ from cardiojax import data
 from cardiojax.cli.main import main
 from cardiojax.errors import DataError
 from cardiojax.evaluate.metrics import with_ef
-from cardiojax.experiment import folders, label_arms, label_curve, new_site
+from cardiojax.experiment import claim, folders, label_arms, label_curve, new_site
 from cardiojax.experiment.comparison import against
 from cardiojax.experiment.config import NEW_SITE_PRESETS
 from cardiojax.models.contours import ContoursModel
@@ -159,6 +159,7 @@ def test_numbers_by_hand(two_datasets, whole):
     assert (endpoint["arm"], endpoint["against"], endpoint["labelled"]) == ("RSP-phantom/ukb_like", "RSO", 4)
     assert endpoint["result"]["verdict"] == "better"
     page = (out / "label_curve.html").read_text()
+    assert "no power analysis; 3 test studies" in page
     assert "Pretraining on synthetic studies helped" in page
     assert "4 labelled studies: RSP-phantom/ukb_like helped" in page
 
@@ -173,6 +174,14 @@ def test_what_was_pretrained_on_synthetic_studies_is_compared_with_real_ones_too
     found = [(c["arm"], c["against"]) for c in label_curve.compared(curve, "RSP-acdc", pooled=False)]
     assert found == [("RSP-warp", "RSO"), ("RSP-warp", "RSP-acdc"), ("RSP-acdc", "RSO")]
     assert against(curve["RSP-acdc"][10], curve["RSP-warp"][10])["ef"]["rmse_ratio"] > 1.5
+
+
+def test_the_checklist_has_every_item_once():
+    known = claim.facts(goal="g", datasets=["d"], sfera=dataclasses.asdict(TINY.sfera), seeds=1, partitions="p",
+                        tested="3 test studies", commit="")
+    rows = claim.rows(known)[1:]
+    assert [int(number) for number, *_ in rows] == list(range(1, 45))
+    assert {int(number) for number, _, fact in rows if fact != claim.OPEN} == known.keys()
 
 
 def test_who_knows_the_site_is_refused(two_datasets, tmp_path):

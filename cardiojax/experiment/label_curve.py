@@ -14,6 +14,7 @@ import numpy as np
 from cardiojax.errors import DataError
 from cardiojax.evaluate import figures
 from cardiojax.evaluate.metrics import MEASURES, agreement
+from cardiojax.experiment import claim
 from cardiojax.experiment.comparison import Predictions, against
 from cardiojax.experiment.folders import ready
 from cardiojax.experiment.label_arms import HYBRID, RSO, LabelArms
@@ -158,10 +159,14 @@ def draw(result: dict, file: Path):
 def write(out: Path, result: dict) -> Path:
     """The figure (PNG, SVG) and label_curve.html."""
     draw(result, out / "label_curve.png")
-    settings = result["settings"]
+    settings, config = result["settings"], result["settings"]["config"]
+    checklist = claim.facts(
+        goal="how errors fall with the number of labelled studies; exploratory but for the primary endpoint",
+        datasets=[settings["dataset"], *settings.get("pretraining", ())], sfera=config["sfera"], seeds=config["seeds"],
+        partitions=result["setting"], tested=f"{result['tested']} test studies", commit=settings["commit"])
     write_text(out / "label_curve.html", page(
         "label_curve.html", {"curve": out / "label_curve.svg"}, title="How many labelled studies does it take?",
         setting=result["setting"], preset=settings["preset"], commit=settings["commit"],
-        seeds=settings["config"]["seeds"], sees=result["sees"], primary=primary_in_words(result),
+        seeds=config["seeds"], claim=claim.rows(checklist), sees=result["sees"], primary=primary_in_words(result),
         verdicts=verdicts(result), tables=[table(result, m) for m in reversed(MEASURES)], ratios=ratios(result)))
     return out / "label_curve.html"

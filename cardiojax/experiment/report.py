@@ -7,8 +7,8 @@ from pathlib import Path
 from cardiojax.data import Split
 from cardiojax.evaluate import cohort_figures, figures
 from cardiojax.evaluate.metrics import MEASURES
+from cardiojax.experiment import claim, tables, words
 from cardiojax.experiment import figures as experiment_figures
-from cardiojax.experiment import tables, words
 from cardiojax.experiment.comparison import BASELINE, LONG, PRETRAINED, folder_name, predictions
 from cardiojax.files import read_arrays, write_text
 from cardiojax.models.saved import read_metrics
@@ -26,6 +26,11 @@ def write(out: Path, result: dict, splits: Mapping[str, Split], cohorts: Mapping
     tables.write_csv(out / "table1.csv", comparisons, result["masks_own"])
     pictures = {file.stem: file for file in draw(drawn, out, result, splits, cohorts)}
     sizes = {d: {s: len(splits[f"{d}:{s}"]) for s in ("train", "validation", "test")} for d in datasets}
+    checklist = claim.facts(
+        goal="whether pretraining on synthetic studies makes volumes better; exploratory but for the primary endpoint",
+        datasets=list(datasets), sfera=settings["config"]["sfera"], seeds=settings["config"]["seeds"],
+        partitions="train, validation and test as the records have them, each patient in one",
+        tested=", ".join(f"{n['test']} test studies of {d}" for d, n in sizes.items()), commit=settings["commit"])
     write_text(out / "report.html", page(
         "experiment.html", pictures, title="Does pretraining on synthetic studies make volumes better?",
         first=settings["first"], second=settings["second"], preset=settings["preset"], commit=settings["commit"],
@@ -42,7 +47,8 @@ def write(out: Path, result: dict, splits: Mapping[str, Split], cohorts: Mapping
             [e, m["n"], *(f"{m[k]['rmse']:.1f}" for k in MEASURES), f"{m['ef']['r']:.2f}"]
             for e, m in result["synthetic_validation"].items())],
         fidelity=fidelity(out, result), data=tables.data_table(splits, cohorts), model=model(out, datasets),
-        hardware=hardware(out), limits="; ".join(f"{d} has {n['test']} test studies" for d, n in sizes.items())
+        hardware=hardware(out), claim=claim.rows(checklist),
+        limits="; ".join(f"{d} has {n['test']} test studies" for d, n in sizes.items())
         + ": the intervals say what that allows to tell apart."))
     return out / "report.html"
 

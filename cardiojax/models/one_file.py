@@ -1,5 +1,6 @@
 """A trained model as one file to give away: safetensors, with its settings among the metadata, and no code."""
 
+import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,7 +14,7 @@ from cardiojax.errors import RunError
 from cardiojax.files import write_bytes
 
 ENDING = ".safetensors"
-KEY = "cardiojax"          # of the metadata
+KEY, DIGEST = "cardiojax", "sha256"        # of the metadata: the settings, and a checksum of all that is in the file
 
 
 def write_one_file(file: Path, settings: Mapping[str, Any], arrays: Mapping[str, np.ndarray], half: bool = False):
@@ -21,7 +22,15 @@ def write_one_file(file: Path, settings: Mapping[str, Any], arrays: Mapping[str,
     of the size; they are float32 again when they are read."""
     stored = {name: np.asarray(a.astype(np.float16) if half and fits_half(a) else a, order="C")
               for name, a in sorted(arrays.items())}
-    write_bytes(file, safetensors.numpy.save(stored, {KEY: json.dumps(settings)}))
+    said = json.dumps(settings)
+    write_bytes(file, safetensors.numpy.save(stored, {KEY: said, DIGEST: digest(said, stored)}))
+
+
+def digest(said: str, arrays: Mapping[str, np.ndarray]) -> str:
+    total = hashlib.sha256(said.encode())
+    for name, a in sorted(arrays.items()):
+        total.update(f"{name} {a.dtype} {a.shape}".encode() + a.tobytes())
+    return total.hexdigest()
 
 
 def fits_half(a: np.ndarray) -> bool:
@@ -32,11 +41,14 @@ def read_one_file(file: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     """Settings and arrays. Raises RunError with one line where the file is damaged or another's."""
     try:
         with safetensors.safe_open(file, framework="numpy") as stored:
-            said = (stored.metadata() or {}).get(KEY)
+            metadata = stored.metadata() or {}
             arrays = {name: stored.get_tensor(name) for name in stored.keys()}          # noqa: SIM118  no mapping
+        said = metadata.get(KEY)
         settings = json.loads(said) if said else None
     except (OSError, ValueError, safetensors.SafetensorError) as error:
         raise RunError(f"{file} cannot be read ({error})") from None
     if settings is None:
         raise RunError(f"{file} is not a model that `cardiojax export` wrote")
+    if said and metadata.get(DIGEST, found := digest(said, arrays)) != found:      # files of before have no checksum
+        raise RunError(f"{file} is damaged: its contents do not have its checksum")
     return settings, {name: a.astype(np.float32) if a.dtype == np.float16 else a for name, a in arrays.items()}
