@@ -14,11 +14,10 @@ import numpy as np
 from cardiojax.errors import DataError
 from cardiojax.evaluate import figures
 from cardiojax.evaluate.metrics import MEASURES, agreement
-from cardiojax.experiment import claim
+from cardiojax.experiment import claim, words
 from cardiojax.experiment.comparison import Predictions, against
 from cardiojax.experiment.folders import ready
 from cardiojax.experiment.label_arms import HYBRID, RSO, LabelArms
-from cardiojax.experiment.words import SAID, interval, p_value
 from cardiojax.files import write_text
 from cardiojax.pages import page
 from cardiojax.provenance import commit
@@ -97,10 +96,10 @@ def primary_endpoint(arms: LabelArms, comparisons: list[dict]) -> dict:
 def verdicts(result: dict) -> list[str]:
     """What each number of labelled studies says of the main pretraining, in words."""
     main = result["primary_endpoint"]["arm"]
-    return [f"{c['labelled']} labelled studies: {main} {SAID[c['ef']['verdict']]} (EF RMSE ratio to {c['against']} "
-            f"{interval(c['ef'])}, {len(c['seeds'])} seeds, Wilcoxon p {p_value(c['ef']['wilcoxon_p'])}; EDV "
-            f"{interval(c['edv'])}, {c['edv']['verdict']})."
-            for c in result["comparisons"] if c["arm"] == main]
+    found = [(c, c["ef"]) for c in result["comparisons"] if c["arm"] == main]
+    return [f"{c['labelled']} labelled studies: {main} {words.SAID[ef['verdict']]} (EF RMSE ratio to {c['against']} "
+            f"{words.interval(ef)}, {words.seeds(c['seeds'])}, Wilcoxon p {words.p_value(ef['wilcoxon_p'])}; EDV "
+            f"{words.interval(c['edv'])}, {c['edv']['verdict']})." for c, ef in found]
 
 
 def primary_in_words(result: dict) -> str:
@@ -110,8 +109,12 @@ def primary_in_words(result: dict) -> str:
              "updates")
     if (found := endpoint["result"]) is None:
         return f"{named}. Not both have been trained yet."
-    return (f"{named}: ratio {interval(found)} over {len(found['seeds'])} seeds. Pretraining on synthetic studies "
-            f"{SAID[found['verdict']]}.")
+    ratio, wanted = words.interval(found), result["settings"]["config"]["seeds"]
+    if len(found["seeds"]) < wanted:
+        return (f"{named}: ratio {ratio} so far, over {len(found['seeds'])} of {wanted} seeds. It is decided when all "
+                "are there.")
+    return (f"{named}: ratio {ratio} over {words.seeds(found['seeds'])}. Pretraining on synthetic studies "
+            f"{words.SAID[found['verdict']]}.")
 
 
 def table(result: dict, measure: str) -> list[list[str]]:
@@ -132,7 +135,7 @@ def ratios(result: dict) -> list[list[str]]:
     rows = [["", "against", "labelled", "seeds", *(f"{m.upper()}: ratio [95 % CI]" for m in MEASURES),
              "EF: Wilcoxon p", "EF"]]
     return rows + [[c["arm"], c["against"], str(c["labelled"]), str(len(c["seeds"])), *(
-        interval(c[m]) for m in MEASURES), p_value(c["ef"]["wilcoxon_p"]), c["ef"]["verdict"]]
+        words.interval(c[m]) for m in MEASURES), words.p_value(c["ef"]["wilcoxon_p"]), c["ef"]["verdict"]]
         for c in result["comparisons"]]
 
 
