@@ -3,6 +3,7 @@ CSV."""
 
 import contextlib
 import csv
+import hashlib
 import io
 import os
 import uuid
@@ -48,9 +49,21 @@ def write_rows(file: Path, rows: Iterable[Iterable[object]]):
 
 
 def write_arrays(file: Path, arrays: Mapping[str, np.ndarray]):
-    """Named arrays as one .npz, whole or not at all."""
-    with whole(file) as partial, partial.open("wb") as stream:
-        np.savez(stream, **arrays)
+    """Named arrays as one .npz, whole or not at all. Its comment is a checksum: those of a zip's parts do not tell that
+    one is missing."""
+    with whole(file) as partial:
+        with partial.open("wb") as stream:
+            np.savez(stream, **arrays)
+        with zipfile.ZipFile(partial, "a") as archive:
+            archive.comment = digest(arrays).encode()
+
+
+def digest(arrays: Mapping[str, np.ndarray], words: str = "") -> str:
+    """A checksum of named arrays, and of what belongs to them."""
+    total = hashlib.sha256(words.encode())
+    for name, a in sorted(arrays.items()):
+        total.update(f"{name} {a.dtype} {a.shape}".encode() + a.tobytes())
+    return total.hexdigest()
 
 
 @contextlib.contextmanager
@@ -77,12 +90,15 @@ def read_arrays(file: Path) -> dict[str, np.ndarray]:
     """The arrays of a model.npz. Raises RunError where there is none yet."""
     try:
         with np.load(file, allow_pickle=False) as arrays:
-            return {name: arrays[name] for name in arrays.files}
+            found, said = {name: arrays[name] for name in arrays.files}, arrays.zip.comment.decode()
     except FileNotFoundError:
         raise RunError(f"{file.parent} has no {file.name} yet: its training has not reached an evaluation; "
                        "run the same train command again") from None
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+    except (OSError, ValueError, KeyError, EOFError, RuntimeError, zipfile.BadZipFile) as error:
         raise RunError(f"{file} cannot be read ({error})") from None
+    if said and said != digest(found):                         # files of before have no checksum
+        raise RunError(f"{file} is damaged: its contents do not have its checksum")
+    return found
 
 
 def cell(text: str) -> str:

@@ -11,4 +11,5 @@ def test_a_study_is_measured_and_looked_at(tmp_path, pictures_of):
 @pytest.mark.slow
 def test_a_model_that_ships_is_finetuned_on_volumes(tmp_path, pictures_of, monkeypatch):
     monkeypatch.setenv("CARDIOJAX_STEPS", "2")
+    monkeypatch.setenv("CARDIOJAX_STUDIES", "8")
     assert pictures_of("3_finetune_on_volumes", tmp_path) == 1

@@ -1,6 +1,5 @@
 """A trained model as one file to give away: safetensors, with its settings among the metadata, and no code."""
 
-import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,7 +10,7 @@ import safetensors
 import safetensors.numpy
 
 from cardiojax.errors import RunError
-from cardiojax.files import write_bytes
+from cardiojax.files import digest, write_bytes
 
 ENDING = ".safetensors"
 KEY, DIGEST = "cardiojax", "sha256"        # of the metadata: the settings, and a checksum of all that is in the file
@@ -23,14 +22,7 @@ def write_one_file(file: Path, settings: Mapping[str, Any], arrays: Mapping[str,
     stored = {name: np.asarray(a.astype(np.float16) if half and fits_half(a) else a, order="C")
               for name, a in sorted(arrays.items())}
     said = json.dumps(settings)
-    write_bytes(file, safetensors.numpy.save(stored, {KEY: said, DIGEST: digest(said, stored)}))
-
-
-def digest(said: str, arrays: Mapping[str, np.ndarray]) -> str:
-    total = hashlib.sha256(said.encode())
-    for name, a in sorted(arrays.items()):
-        total.update(f"{name} {a.dtype} {a.shape}".encode() + a.tobytes())
-    return total.hexdigest()
+    write_bytes(file, safetensors.numpy.save(stored, {KEY: said, DIGEST: digest(stored, said)}))
 
 
 def fits_half(a: np.ndarray) -> bool:
@@ -49,6 +41,6 @@ def read_one_file(file: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
         raise RunError(f"{file} cannot be read ({error})") from None
     if settings is None:
         raise RunError(f"{file} is not a model that `cardiojax export` wrote")
-    if said and metadata.get(DIGEST, found := digest(said, arrays)) != found:      # files of before have no checksum
+    if said and metadata.get(DIGEST, found := digest(arrays, said)) != found:      # files of before have no checksum
         raise RunError(f"{file} is damaged: its contents do not have its checksum")
     return settings, {name: a.astype(np.float32) if a.dtype == np.float16 else a for name, a in arrays.items()}
