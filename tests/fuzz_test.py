@@ -7,6 +7,7 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
+from array_record.python.array_record_module import ArrayRecordReader, ArrayRecordWriter
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
@@ -136,3 +137,27 @@ def test_a_wrong_byte_of_a_model_is_found(kind, tmp_path):
                 continue
             assert found.keys() == arrays.keys(), (at, changed)
             assert all((found[name] == arrays[name]).all() for name in arrays), (at, changed)
+
+
+def test_a_wrong_byte_of_a_shard_is_found(tmp_path):
+    """Shards have the checksums of ArrayRecord: of the bytes that hold something, every seventh."""
+    rng = np.random.default_rng(0)
+    records = [rng.integers(0, 40, 300, dtype=np.uint8).tobytes() for _ in range(3)]
+    writer = ArrayRecordWriter(str(tmp_path / "whole"), "group_size:1")
+    for record in records:
+        writer.write(record)
+    writer.close()
+    whole, errors = (tmp_path / "whole").read_bytes(), 0
+    for at in np.flatnonzero(np.frombuffer(whole, np.uint8))[::7]:
+        content = bytearray(whole)
+        content[at] ^= 65
+        (tmp_path / "damaged").write_bytes(content)
+        try:
+            reader = ArrayRecordReader(str(tmp_path / "damaged"))
+            found = reader.read_all()
+            reader.close()
+        except (RuntimeError, ValueError, IndexError):
+            errors += 1
+            continue
+        assert found == records, at
+    assert errors > 50
