@@ -25,6 +25,7 @@ from PIL import Image
 
 import data_builders.acdc.acdc_dataset_builder  # noqa: F401  imported once: the commands are forked from here
 from cardiojax.experiment import label_curve  # noqa: F401
+from cardiojax.files import read_arrays
 from cardiojax.models.saved import read_metrics
 from cardiojax.train import gaugan  # noqa: F401
 from tests.disturbances import DISTURBANCES, Command
@@ -120,8 +121,7 @@ def half_written(out: Path) -> list[str]:
             if file.suffix == ".json":
                 json.loads(file.read_text())
             elif file.suffix == ".npz":
-                with np.load(file) as arrays:
-                    [arrays[name] for name in arrays.files]
+                read_arrays(file)
             elif file.suffix == ".png":
                 Image.open(file).load()
             elif file.suffix == ".html":
