@@ -17,11 +17,10 @@ from cardiojax.experiment import folders, stages
 from cardiojax.experiment import run as experiment
 from cardiojax.experiment.comparison import masks_own
 from cardiojax.experiment.config import EXPERIMENT_PRESETS
-from cardiojax.models.prediction import Prediction
-from cardiojax.models.sfera import SferaModel
 from cardiojax.study import ED, ES, Study
-from cardiojax.units import LV, ef_percent
+from cardiojax.units import LV
 from conftest import built_phantom, undrawn
+from tests.oracle import Oracle
 
 CONFIG = dataclasses.replace(EXPERIMENT_PRESETS["tiny"], seeds=2, ablations=True)
 
@@ -186,18 +185,9 @@ def test_what_the_masks_themselves_miss():
     assert masks_own(Studies(map(study, range(5, 12))), Studies(map(study, range(4)))) == {}
 
 
-class Oracle(SferaModel):
-    """Knows the truth, to an error that pretraining halves; alternating in sign, so that it is not the truth's SD."""
-
-    def __init__(self, run):
-        self.path, self.settings, self.mean_predictor = run, {"seed": 0}, np.array([150.0, 60, 60])
-        self.error = 0.1 if run.name.startswith("rsp_uniform") else 0.2
-
-    def predict_many(self, split, batch=8, slices=0):
-        for i in range(len(split)):
-            study = split[i]
-            edv, esv = study.volumes_ml * (1 + self.error * np.array([0.1, (-1)**i]))
-            yield study, Prediction(study.study_id, edv, esv, float(ef_percent(edv, esv)), 5.0, 5.0, 4.0)
+def oracle(run) -> Oracle:
+    """Pretraining halves the error."""
+    return Oracle(run, 0.1 if run.name.startswith("rsp_uniform") else 0.2)
 
 
 @pytest.mark.slow
@@ -220,8 +210,8 @@ def test_the_report_says_what_was_found(two_datasets, tmp_path, monkeypatch, pic
         monkeypatch.setattr(getattr(stages, module), "train", train)
     monkeypatch.setattr(stages, "build_cohort", paint)
     monkeypatch.setattr(stages, "GauganModel", Oracle)
-    monkeypatch.setattr(folders, "load_measuring", Oracle)
-    monkeypatch.setattr(stages, "load", Oracle)
+    monkeypatch.setattr(folders, "load_measuring", oracle)
+    monkeypatch.setattr(stages, "load", oracle)
     undrawn(monkeypatch)
     words = ["experiment", "--preset", "tiny", "--first", "phantom/dsb_like", "--second", "phantom/ukb_like",
              "--data-dir", str(two_datasets), "--out", str(tmp_path)]

@@ -14,10 +14,8 @@ from cardiojax.cli.main import main
 from cardiojax.errors import DataError
 from cardiojax.experiment import few_annotated, folders, label_arms, label_curve
 from cardiojax.experiment.config import FEW_ANNOTATED_PRESETS
-from cardiojax.models.prediction import Prediction
-from cardiojax.models.sfera import SferaModel
-from cardiojax.units import ef_percent
 from conftest import built_phantom, undrawn
+from tests.oracle import Oracle
 
 TINY = FEW_ANNOTATED_PRESETS["tiny"]
 CONFIG = dataclasses.replace(TINY, seeds=2, synthetic=14, sfera=dataclasses.replace(TINY.sfera, batch=4))
@@ -29,17 +27,8 @@ def phantom(tmp_path_factory):
     return built_phantom(tmp_path_factory.mktemp("annotated"), train=10, validation=2, test=3)
 
 
-class Oracle(SferaModel):
-    """Knows the truth, to an error of its run."""
-
-    def __init__(self, run):
-        self.path, self.settings, self.mean_predictor = run, {"seed": 0}, np.array([150.0, 60, 60])
-        self.error = {"rso": 0.2, "contours": 0.05}.get(run.name.partition("_")[0], 0.1)
-
-    def predict_many(self, split, batch=8, slices=0):
-        for i, study in enumerate(split):
-            edv, esv = study.volumes_ml * (1 + self.error * np.array([0.1, (-1)**i]))
-            yield study, Prediction(study.study_id, edv, esv, float(ef_percent(edv, esv)), 5.0, 5.0, 4.0)
+def oracle(run) -> Oracle:
+    return Oracle(run, {"rso": 0.2, "contours": 0.05}.get(run.name.partition("_")[0], 0.1))
 
 
 @contextlib.contextmanager
@@ -65,7 +54,7 @@ def standing_in():
             patch.setattr(module, "train", train)
         patch.setattr(few_annotated, "build_cohort", cohort)
         patch.setattr(few_annotated, "load", lambda run: few_annotated.GauganModel.__new__(few_annotated.GauganModel))
-        patch.setattr(folders, "load_measuring", Oracle)
+        patch.setattr(folders, "load_measuring", oracle)
         undrawn(patch)
         yield made
 

@@ -17,9 +17,9 @@ from cardiojax.experiment.comparison import against
 from cardiojax.experiment.config import NEW_SITE_PRESETS
 from cardiojax.models.contours import ContoursModel
 from cardiojax.models.prediction import Prediction
-from cardiojax.models.sfera import SferaModel
 from cardiojax.units import ef_percent
 from conftest import built_phantom, undrawn
+from tests.oracle import Oracle
 
 TINY = NEW_SITE_PRESETS["tiny"]
 CONFIG = dataclasses.replace(TINY, seeds=2, sfera=dataclasses.replace(TINY.sfera, batch=4))
@@ -50,17 +50,8 @@ class Reader(ContoursModel):
             yield study, Prediction(study.study_id, edv, esv, float(ef_percent(edv, esv)), 5.0, 5.0, 4.0)
 
 
-class Oracle(SferaModel):
-    """Knows the truth, to an error of its run; alternating in sign, so that it is not the truth's SD."""
-
-    def __init__(self, run):
-        self.path, self.settings, self.mean_predictor = run, {"seed": 0}, np.array([150.0, 60, 60])
-        self.error = 0.1 if run.name.startswith("rsp") else 0.2
-
-    def predict_many(self, split, batch=8, slices=0):
-        for i, study in enumerate(split):
-            edv, esv = study.volumes_ml * (1 + self.error * np.array([0.1, (-1)**i]))
-            yield study, Prediction(study.study_id, edv, esv, float(ef_percent(edv, esv)), 5.0, 5.0, 4.0)
+def oracle(run) -> Oracle:
+    return Oracle(run, 0.1 if run.name.startswith("rsp") else 0.2)
 
 
 @contextlib.contextmanager
@@ -79,7 +70,7 @@ def standing_in():
         for module in (label_arms.sfera, new_site.contours):
             patch.setattr(module, "train", train)
         patch.setattr(new_site.ContoursModel, "load", lambda name: Reader())
-        patch.setattr(folders, "load_measuring", Oracle)
+        patch.setattr(folders, "load_measuring", oracle)
         undrawn(patch)
         yield made, stop_at
 
@@ -200,7 +191,7 @@ def test_the_command_line(two_datasets, tmp_path, capsys):
         stub = label_arms.sfera.train
         patch.setattr(label_arms.sfera, "train", lambda config, *, run, **given: (
             train if run.name.startswith("rso") else stub)(config, run=run, **given))
-        patch.setattr(folders, "load_measuring", lambda run: (load if run.name.startswith("rso") else Oracle)(run))
+        patch.setattr(folders, "load_measuring", lambda run: (load if run.name.startswith("rso") else oracle)(run))
         assert main([*words, "--report-only"]) == 2                     # nothing is there yet
         assert "no training of the label curve is finished" in capsys.readouterr().err
         assert main(words) == 0

@@ -43,8 +43,8 @@ class RunExperiment:
 
 def main(argv: list[str]) -> int:
     if argv[:1] in (["labels"], ["annotations"]):
-        from cardiojax.cli import experiment_labels
-        return getattr(experiment_labels, argv[0])(argv[1:])
+        from cardiojax.cli.experiment_labels import annotations, labels
+        return (labels if argv[0] == "labels" else annotations)(argv[1:])
     args = with_preset(RunExperiment, EXPERIMENT_PRESETS, argv, "cardiojax experiment")
     from cardiojax.experiment import run as experiment
 

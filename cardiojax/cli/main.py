@@ -87,11 +87,16 @@ def set_up(cache: bool = True):
     logging.getLogger("absl").setLevel(logging.CRITICAL)       # Orbax logs, with a traceback, what it raises as well
     handler = logging.StreamHandler()
     handler.setFormatter(logging.Formatter("%(message)s"))
-    shown = sys.excepthook
-    # TensorStore shows this of every array that was being written when a disk was full; what happened is raised
-    sys.excepthook = lambda kind, error, trace: (
-        None if str(error) == "Event loop is closed" else shown(kind, error, trace))
+    if sys.excepthook is sys.__excepthook__:
+        sys.excepthook = shown
     ours = logging.getLogger("cardiojax")
     ours.handlers = [handler]
     ours.propagate = False
     ours.setLevel(logging.INFO)
+
+
+def shown(kind, error, trace):
+    """Whatever nobody catches; but not what TensorStore shows of every array that was being written when a disk was
+    full, for what happened is raised as well."""
+    if str(error) != "Event loop is closed":
+        sys.__excepthook__(kind, error, trace)

@@ -62,7 +62,7 @@ class LabelArms(Folders, abc.ABC):
 
     def tested(self) -> int:
         """How many studies are tested."""
-        return len({study.study_id for split in self.splits for study in split["test"]})
+        return len({(id(split["test"].source), int(i)) for split in self.splits for i in split["test"].index})
 
     def of_run(self, seed: int, train: Callable[..., Path], *given) -> Predictions:
         """What the run that `train` makes predicts of the seed's test studies."""

@@ -123,6 +123,7 @@ class NewSite(LabelArms):
             training=data.joined(data.open_split(self.annotated, self.data_dir, need_volumes=False), labelled),
             run=run, init=Path(self.reader_name), seed=seed))
 
+    @functools.cache                                         # noqa: B019 (as in `LabelArms`)
     def zero_shot(self, split: str = "test") -> Predictions:
         """What contours that have seen nothing of the site find, in the order of study ids."""
         def work(folder: Path):
