@@ -1,14 +1,19 @@
+import dataclasses
 import shutil
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 
 from cardiojax import data, phantom, preparation
 from cardiojax.cli.main import main
+from cardiojax.data import kept as kept_in_memory
 from cardiojax.data import records
+from cardiojax.data.frames import Frames
+from cardiojax.data.labelled import labelled_batches
 from cardiojax.errors import DataError
-from cardiojax.preparation.batch import halve, slice_budget
+from cardiojax.preparation.batch import halve, slice_budget, study_arrays
 from data_builders.phantom import phantom_dataset_builder
 
 
@@ -174,3 +179,43 @@ def test_damaged_records_are_one_line_with_a_remedy(phantom_data, tmp_path, how)
     with pytest.raises(DataError, match=r"(?s)phantom/dsb_like.*cardiojax build phantom --overwrite") as error:
         data.open_split("phantom/dsb_like:train", tmp_path)
     assert "\n" not in str(error.value)
+
+
+def test_kept_in_memory_nothing_is_read_again_and_nothing_is_different(split):
+    class Counting:
+        read = 0
+
+        def __len__(self):
+            return len(split.source)
+
+        def __getitem__(self, i):
+            Counting.read += 1
+            return split.source[i]
+
+    counted = dataclasses.replace(split, source=Counting())
+    plain, kept = batches(split), batches(counted, reading=data.Reading(workers=1, keep_gib=1.0))
+    for _ in range(3 * len(split) // 4):
+        jax.tree.map(np.testing.assert_array_equal, next(plain), next(kept))
+    assert Counting.read == len(split)
+    of_study = 1.01 * sum(np.asarray(a).nbytes for a in study_arrays(split[0], 75, data.max_slices(split)).values())
+    little = batches(counted, reading=data.Reading(workers=1, keep_gib=2 * of_study / kept_in_memory.GIB))
+    Counting.read = 0
+    for _ in range(3 * len(split) // 4):
+        next(little)
+    assert Counting.read >= 3 * (len(split) - 2) - 8 + 2              # two fit; a batch or two was read ahead
+    frames = Frames(split)
+    a, b = (labelled_batches(frames, np.arange(3), neighbours=1, batch=4, stacks=2, seed=0, reading=reading)
+            for reading in (data.Reading(), data.Reading(keep_gib=1.0)))
+    for _ in range(2 * len(frames) // 4):
+        jax.tree.map(np.testing.assert_array_equal, next(a), next(b))
+
+
+def test_the_memory_to_keep_records_in_is_a_share_of_a_containers(tmp_path, monkeypatch):
+    whole = kept_in_memory.default_limit_gib()
+    limit = tmp_path / "memory.max"
+    monkeypatch.setattr(kept_in_memory, "CONTAINER_LIMIT", limit)
+    limit.write_text("max\n")
+    assert kept_in_memory.default_limit_gib() > 0
+    limit.write_text(f"{kept_in_memory.GIB}\n")
+    assert kept_in_memory.default_limit_gib() == pytest.approx(1 / 16)
+    assert whole >= 1 / 16

@@ -40,11 +40,12 @@ class Spec:
     devices: int = 1
     data: str = ""                   # NAME:SPLIT; phantom studies by default
     data_dir: str = ""
-    parallel: Mode = "jit"           # these five: of a training step, see train.parallel.StepOptions
+    parallel: Mode = "jit"           # these six: of a training step, see train.parallel.StepOptions
     accumulate: int = 1
     remat: bool = False
     spade: Literal["auto", "table", "dense"] = "auto"
     workers: int = 0
+    keep_gib: float | None = 0.0
 
     @property
     def name(self) -> str:
@@ -52,7 +53,7 @@ class Spec:
 
     @property
     def options(self) -> StepOptions:
-        return StepOptions(self.parallel, self.accumulate, self.remat, self.spade, self.workers)
+        return StepOptions(self.parallel, self.accumulate, self.remat, self.spade, self.workers, self.keep_gib)
 
     @property
     def network(self) -> str:

@@ -41,6 +41,9 @@ class Bench:
     """Of a GauGAN, γ and β from a table of counted rows, or of every pixel; auto: as the machine likes it."""
     workers: int = 0
     """Threads that read records ahead, of input and loop; 0: one a core, sixteen at most."""
+    keep_gib: float = 0.0
+    """Of the records' arrays, kept in memory between epochs, as a training does; by default none, so that `input` is
+    the rate of reading."""
     peer: Literal["none", "torch"] = "none"
     """torch: the same network in plain PyTorch, channels-last, in float32 and bf16 autocast (`cardiojax[torch]`)."""
     compile_peer: bool = False
@@ -98,7 +101,7 @@ def specs_of(args: Bench, devices: int) -> list:
     from cardiojax.bench.workloads import Spec
 
     options = {"parallel": args.parallel, "accumulate": args.accumulate, "remat": args.remat, "spade": args.spade,
-               "workers": args.workers}
+               "workers": args.workers, "keep_gib": args.keep_gib}
     if args.what == "scaling":
         base = Spec("train", args.task, args.preset, args.batch, **options)
         counts = [n for n in (2**i for i in range(10)) if n <= devices]

@@ -3,17 +3,34 @@
 import concurrent.futures
 import os
 from collections.abc import Callable, Iterator
+from typing import NamedTuple
 
 import grain.python as grain
 import numpy as np
 from jaxtyping import Int
 
 from cardiojax.data import records
+from cardiojax.data.kept import Kept, default_limit_gib
 from cardiojax.data.split import Source, Split
 from cardiojax.errors import DataError
 from cardiojax.preparation.batch import Batch, batch_of, collate, padded_slices, study_arrays
 
 WORKERS = 16                   # more threads than that wait for each other more than they read
+
+
+class Reading(NamedTuple):
+    """How records are read. workers: threads that read ahead; 0: one a core, WORKERS at most. keep_gib: of their
+    arrays, kept in memory between epochs; None: a share of it (`kept.default_limit_gib`)."""
+
+    workers: int = 0
+    keep_gib: float | None = 0.0
+
+    @property
+    def limit_gib(self) -> float:
+        return default_limit_gib() if self.keep_gib is None else self.keep_gib
+
+
+PLAINLY = Reading()
 
 
 def max_slices(*splits: Split) -> int:
@@ -22,7 +39,7 @@ def max_slices(*splits: Split) -> int:
 
 
 def training_batches(split: Split, *, size_px: int, batch: int, slices: int, seed: int,
-                     process: int = 0, processes: int = 1, devices: int = 1, workers: int = 0
+                     process: int = 0, processes: int = 1, devices: int = 1, reading: Reading = PLAINLY
                      ) -> grain.DatasetIterator:
     """Endless shuffled batches of this process's share. `get_state`/`set_state` resume it anywhere in an epoch."""
     def arrays(record: dict) -> dict[str, np.ndarray]:
@@ -32,12 +49,13 @@ def training_batches(split: Split, *, size_px: int, batch: int, slices: int, see
         return collate(arrays, split.n_slices[indices], devices)
 
     return prefetched(endless(Records(split), arrays, batch_of_all, split.name, "studies", batch=batch, seed=seed,
-                              process=process, processes=processes), workers)
+                              process=process, processes=processes, keep_gib=reading.limit_gib), reading.workers)
 
 
 def endless(source: Source, arrays_of: Callable, batch_of_all: Callable, name: str, things: str, *, batch: int,
-            seed: int, process: int, processes: int) -> grain.MapDataset:
-    """Endless shuffled batches of a random-access source, of each the part of one process.
+            seed: int, process: int, processes: int, keep_gib: float) -> grain.MapDataset:
+    """Endless shuffled batches of a random-access source, of each the part of one process. Of the arrays so many GiB
+    are kept in memory.
 
     The batches and their order do not depend on how many processes share them, nor does the iterator's state.
     `batch_of_all` gets the arrays and the indices of the whole batch.
@@ -45,13 +63,14 @@ def endless(source: Source, arrays_of: Callable, batch_of_all: Callable, name: s
     if batch > len(source):
         raise DataError(f"a batch of {batch} {things} is more than {name} holds ({len(source)})")
     mine = slice(process * batch // processes, (process + 1) * batch // processes)
+    arrays_at = Kept(lambda i: arrays_of(source[i]), keep_gib)
     return (grain.MapDataset.range(len(source)).seed(seed).shuffle().repeat()
             .batch(batch, drop_remainder=True)
-            .map(lambda indices: batch_of_all([arrays_of(source[int(i)]) for i in indices[mine]], indices)))
+            .map(lambda indices: batch_of_all([arrays_at(int(i)) for i in indices[mine]], indices)))
 
 
-def prefetched(batches: grain.MapDataset, workers: int = 0) -> grain.DatasetIterator:
-    """The batches in order, read ahead by so many threads; 0: one a core, WORKERS at most."""
+def prefetched(batches: grain.MapDataset, workers: int) -> grain.DatasetIterator:
+    """The batches in order, read ahead by so many threads (`Reading`)."""
     workers = workers or min(WORKERS, os.cpu_count() or 1)
     return iter(batches.to_iter_dataset(grain.ReadOptions(num_threads=workers, prefetch_buffer_size=2 * workers)))
 

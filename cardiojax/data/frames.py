@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Float, Integer, UInt8
 
 from cardiojax.data import records
-from cardiojax.data.batches import endless, prefetched
+from cardiojax.data.batches import PLAINLY, Reading, endless, prefetched
 from cardiojax.data.split import Split
 from cardiojax.errors import DataError
 from cardiojax.preparation import SIZE_PX
@@ -89,11 +89,11 @@ def stacked(frames: Sequence[FrameBatch]) -> FrameBatch:
 
 
 def training_batches(frames: Frames, *, size_px: int, batch: int, seed: int, process: int = 0, processes: int = 1,
-                     workers: int = 0) -> grain.DatasetIterator:
+                     reading: Reading = PLAINLY) -> grain.DatasetIterator:
     """Endless shuffled batches of this process's share; resumable as `data.training_batches` is."""
     return prefetched(endless(frames, functools.partial(frame_arrays, size_px=size_px),
                               lambda arrays, _: stacked(arrays), frames.split.name, "frames", batch=batch, seed=seed,
-                              process=process, processes=processes), workers)
+                              process=process, processes=processes, keep_gib=reading.limit_gib), reading.workers)
 
 
 def heart_centre_px(masks: UInt8[np.ndarray, "s h w 2"]) -> Float[np.ndarray, "2"]:

@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Int
 
 from cardiojax.data import records
-from cardiojax.data.batches import Records, endless, prefetched
+from cardiojax.data.batches import PLAINLY, Reading, Records, endless, prefetched
 from cardiojax.data.frames import Frames
 from cardiojax.data.split import Split
 from cardiojax.preparation import SIZE_PX
@@ -45,7 +45,8 @@ class LabelledBatch(NamedTuple):
 
 
 def labelled_batches(frames: Frames, volumes: Int[np.ndarray, " n"], *, neighbours: int, batch: int, stacks: int,
-                     seed: int, process: int = 0, processes: int = 1, workers: int = 0) -> grain.DatasetIterator:
+                     seed: int, process: int = 0, processes: int = 1, reading: Reading = PLAINLY
+                     ) -> grain.DatasetIterator:
     """Endless shuffled batches of this process's share; resumable as `data.training_batches` is.
 
     volumes: the studies that stacks are drawn from (`taught_by_volume`); of none of them there are no stacks.
@@ -62,17 +63,19 @@ def labelled_batches(frames: Frames, volumes: Int[np.ndarray, " n"], *, neighbou
         images, masks = (np.stack(column) for column in zip(*arrays, strict=True))
         return LabelledBatch(images, masks, frames.known[mine], frames.centre_px[mine])
 
-    share = {"seed": seed, "process": process, "processes": processes}
+    both = stacks and len(volumes)
+    share = {"seed": seed, "process": process, "processes": processes,
+             "keep_gib": reading.limit_gib / (2 if both else 1)}
     labelled = endless(frames, arrays, whole, frames.split.name, "frames", batch=batch, **share)
-    if not (stacks and len(volumes)):
-        return prefetched(labelled, workers)
+    if not both:
+        return prefetched(labelled, reading.workers)
     slices = int(frames.split.n_slices[volumes].max())
     beside = endless(_Phases(frames.split, volumes), lambda item: _stack(*item, slices),
                      lambda arrays, _: Stacks(*(np.stack(column) for column in zip(*arrays, strict=True))),
                      frames.split.name, "stacks", batch=stacks, **share)
     steps = min(len(labelled), len(beside))              # both as good as endless
     return prefetched(grain.experimental.ZipMapDataset([labelled[:steps], beside[:steps]]).map(
-        lambda pair: pair[0]._replace(stacks=pair[1])), workers)
+        lambda pair: pair[0]._replace(stacks=pair[1])), reading.workers)
 
 
 def taught_by_volume(split: Split) -> Int[np.ndarray, " n"]:

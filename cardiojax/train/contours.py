@@ -73,7 +73,7 @@ class ContoursTask:
     def batches(self, seed: int, process: int = 0, processes: int = 1, devices: int = 1):
         return labelled_batches(self.training, self.volumes, neighbours=self.config.net.neighbours,
                                 batch=self.config.batch, stacks=self.config.stacks, seed=seed, process=process,
-                                processes=processes, workers=self.options.workers)
+                                processes=processes, reading=data.Reading(self.options.workers, self.options.keep_gib))
 
     def step(self, state: State, batch: LabelledBatch, key: Array, constants=(), axis_name: str | None = None
              ) -> tuple[State, dict[str, Array]]:

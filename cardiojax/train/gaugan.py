@@ -106,7 +106,8 @@ class GauganTask:
 
     def batches(self, seed: int, process: int = 0, processes: int = 1, devices: int = 1):
         return training_batches(self.training, size_px=self.config.net.size_px, batch=self.config.batch, seed=seed,
-                                process=process, processes=processes, workers=self.options.workers)
+                                process=process, processes=processes,
+                                reading=data.Reading(self.options.workers, self.options.keep_gib))
 
     def step(self, state: State, batch: FrameBatch, key: Array, constants=(), axis_name: str | None = None
              ) -> tuple[State, dict[str, Array]]:

@@ -39,6 +39,9 @@ class StepOptions:
     dense."""
     workers: int = 0
     """Threads of a process that read records ahead; 0: one a core, sixteen at most."""
+    keep_gib: float | None = None
+    """Of the records' arrays, kept in a process's memory once they were read, in GiB, so that later epochs read and
+    decode nothing; 0: none. By default a sixteenth of the memory."""
     profile: Path | None = None
     """Write a trace of five steps to this folder (TensorBoard and Perfetto read it)."""
     dry_run: bool = False
@@ -49,6 +52,8 @@ class StepOptions:
     def __post_init__(self):
         if self.accumulate < 1:
             raise ValueError(f"accumulate must be at least 1, not {self.accumulate}")
+        if self.keep_gib is not None and self.keep_gib < 0:
+            raise ValueError(f"keep_gib must not be negative, but is {self.keep_gib}")
 
 
 DEFAULT = StepOptions()

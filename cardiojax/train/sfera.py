@@ -61,7 +61,7 @@ class SferaTask:
     def batches(self, seed: int, process: int = 0, processes: int = 1, devices: int = 1):
         return data.training_batches(self.training, size_px=self.config.net.size_px, batch=self.config.batch,
                                      slices=self.slices, seed=seed, process=process, processes=processes,
-                                     devices=devices, workers=self.options.workers)
+                                     devices=devices, reading=data.Reading(self.options.workers, self.options.keep_gib))
 
     def step(self, state: State, batch: Batch, key: Array, constants: Scaling, axis_name: str | None = None
              ) -> tuple[State, dict[str, Array]]:
