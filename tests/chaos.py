@@ -25,8 +25,9 @@ from PIL import Image
 
 import data_builders.acdc.acdc_dataset_builder  # noqa: F401  imported once: the commands are forked from here
 from cardiojax.experiment import label_curve  # noqa: F401
-from cardiojax.files import read_arrays
+from cardiojax.files import read_arrays, write_text
 from cardiojax.models.saved import read_metrics
+from cardiojax.provenance import commit
 from cardiojax.train import gaugan  # noqa: F401
 from tests.disturbances import DISTURBANCES, Command
 
@@ -200,8 +201,9 @@ class Chaos:
             shutil.rmtree(out)
 
 
-def run(times: int, seed: int, names: list[str]) -> dict:
-    """So many disturbances. Counts by command, disturbance and exit code; what was lost."""
+def run(times: int, seed: int, names: list[str], file: Path | None = None) -> dict:
+    """So many disturbances. Counts by command, disturbance and exit code; what was lost. After each of them they are in
+    `file` too."""
     rng, counts, lost = random.Random(seed), collections.Counter(), []           # noqa: S311
     with tempfile.TemporaryDirectory() as folder:
         chaos = Chaos(Path(folder), names)
@@ -214,8 +216,11 @@ def run(times: int, seed: int, names: list[str]) -> dict:
                 print(lost[-1], flush=True)
                 codes = {-1}
             counts.update((name, disturbance.__name__, code) for code in codes)
-        return {"times": times, "seed": seed, "seconds_undisturbed": chaos.seconds, "lost": lost,
-                "exit_codes": [[*key, count] for key, count in sorted(counts.items())]}
+            result = {"times": i + 1, "seed": seed, "commit": commit(), "seconds_undisturbed": chaos.seconds,
+                      "lost": lost, "exit_codes": [[*key, count] for key, count in sorted(counts.items())]}
+            if file:
+                write_text(file, json.dumps(result, indent=1))
+        return result
 
 
 def main() -> int:
@@ -226,9 +231,7 @@ def main() -> int:
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
     os.environ |= {"JAX_PLATFORMS": "cpu", "JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}
-    result = run(args.times, args.seed, args.commands)
-    if args.json:
-        args.json.write_text(json.dumps(result, indent=1))
+    result = run(args.times, args.seed, args.commands, args.json)
     print(json.dumps(result["seconds_undisturbed"]), f"{len(result['lost'])} of {args.times} lost something")
     return 1 if result["lost"] else 0
 
