@@ -45,7 +45,8 @@ def analysed(config: GauganConfig) -> dict:
     side = config.net.size_px
     batch = FrameBatch(*[jax.ShapeDtypeStruct((config.batch, side, side), jnp.uint8)] * 2)
     began = time.perf_counter()
-    compiled = jax.jit(task.step, donate_argnums=0).lower(state, batch, jax.random.key(0), weights).compile()
+    compiled = jax.jit(task.step, donate_argnums=0).lower(state, batch, jax.random.key(0),
+                                                               task.constants).compile()
     memory, cost = compiled.memory_analysis(), compiled.cost_analysis()
     count = {k: sum(x.size for x in jax.tree.leaves(getattr(state, k))) for k in ("generator", "discriminator")}
     return {"parameters": count, "compile_s": round(time.perf_counter() - began, 1),
@@ -65,7 +66,7 @@ def stepped(config: GauganConfig, file: Path | None) -> dict:
     step = jax.jit(task.step, donate_argnums=0)
     for _ in range(2):
         began = time.perf_counter()
-        state, metrics = jax.block_until_ready(step(state, batch, jax.random.key(1), weights))
+        state, metrics = jax.block_until_ready(step(state, batch, jax.random.key(1), task.constants))
     return {"batch": 1, "seconds": time.perf_counter() - began, **{k: float(v) for k, v in metrics.items()}}
 
 

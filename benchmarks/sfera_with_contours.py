@@ -146,7 +146,7 @@ def trained(arm: str, training: Studies, scaling: Scaling, config, seed: int, bu
             return total, nnx.state(model, nnx.BatchStat)
 
         (value, stats), gradients = jax.value_and_grad(loss, has_aux=True)(state.params)
-        return updated(state, gradients, stats, optimiser, config.ema, None)[0], value
+        return updated(state, gradients, stats, optimiser, None, config.ema, None)[0], value
 
     @functools.partial(jax.jit, static_argnums=2)
     def moments(params, batch, budget):

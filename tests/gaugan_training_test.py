@@ -8,6 +8,7 @@ import logging
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from PIL import Image
 
@@ -20,7 +21,7 @@ from cardiojax.models.gaugan import BATCH, double
 from cardiojax.nets import gaugan as nets
 from cardiojax.ops import devices
 from cardiojax.preparation.batch import halve_mask
-from cardiojax.train import gaugan, loop, losses
+from cardiojax.train import gaugan, loop, losses, rates
 from cardiojax.train.parallel import Parallel, StepOptions
 from cardiojax.train.run import Run
 from conftest import terminate_at
@@ -150,10 +151,10 @@ def test_one_update_by_hand(frames):
     halting = gaugan.GauganTask(dataclasses.replace(CONFIG, net=net), *frames,
                                 options=StepOptions(accumulate=2, spade="dense"))
     for name, turn in (("discriminator_optimiser", 0), ("generator_optimiser", 1)):
-        setattr(halting, name, gaugan.optax.adam(lambda count, turn=turn: 1e-3 * (count == turn), b1=0.0, b2=0.9))
+        setattr(halting, name, optax.adam(lambda count, turn=turn: 1e-3 * (count == turn), b1=0.0, b2=0.9))
     step, batch, before = jax.jit(halting.step), next(halting.batches(0)), halting.init(jax.random.key(0))
     for moving in ("discriminator", "generator"):
-        after, metrics = step(before, batch, jax.random.key(2))
+        after, metrics = step(before, batch, jax.random.key(2), halting.constants)
         assert np.isfinite(float(metrics["loss"]))
         assert float(metrics["kl"]) > 0
         for name in ("generator", "discriminator"):
@@ -169,10 +170,29 @@ def test_one_update_by_hand(frames):
 
 
 def test_rates_fall_linearly():
-    task = gaugan.GauganTask.__new__(gaugan.GauganTask)
-    task.config = dataclasses.replace(CONFIG, steps=100, decay_from=0.5)
-    rate = task._schedule(2.0)
-    assert [float(rate(s)) for s in (0, 49, 50, 75, 100)] == pytest.approx([2, 2, 2, 1, 0])
+    rate = rates.Linear.of(2.0, steps=100, start=50)
+    assert [float(rate.at(s)) for s in (0, 49, 50, 75, 100)] == pytest.approx([2, 2, 2, 1, 0])
+    assert float(rates.Linear.of(2.0, steps=100, start=100).at(99)) == 2
+
+
+def test_rates_fall_along_half_a_cosine_after_a_warm_up():
+    """As optax's own schedules, and as an optimiser with them; the rate is no part of the program."""
+    for rate, schedule in ((rates.Cosine.of(2.0, 100, 20), optax.warmup_cosine_decay_schedule(0.0, 2.0, 20, 100)),
+                           (rates.Cosine.of(2.0, 100), optax.cosine_decay_schedule(2.0, 100))):
+        for count in (0, 1, 19, 20, 21, 60, 99, 100):
+            assert float(rate.at(count)) == pytest.approx(float(schedule(count)), rel=1e-5, abs=1e-6)
+    ours, theirs = (optax.flatten(optax.chain(optax.scale_by_adam(), end)) for end in (
+        rates.by_rate(), optax.scale_by_learning_rate(optax.cosine_decay_schedule(0.1, 5))))
+    start = {"a": jnp.array([1.0, -2.0]), "b": jnp.array(3.0)}
+    step = jax.jit(lambda rate, opt, params: rates.descended(ours, params, opt, params, rate))
+    mine, opt, truth, state = start, ours.init(start), start, theirs.init(start)
+    assert jax.tree.structure(opt) == jax.tree.structure(state)
+    for _ in range(3):
+        mine, opt = step(rates.Cosine.of(0.1, 5), opt, mine)
+        truth, state = rates.descended(theirs, truth, state, truth, None)
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6), (mine, opt), (truth, state))
+    step(rates.Cosine.of(0.7, 9), opt, mine)
+    assert step._cache_size() == 1
 
 
 @pytest.mark.slow

@@ -89,6 +89,20 @@ def test_a_gpus_figures_are_the_files():
     assert "trains {} and paints {} times".format(*ratios) in (ROOT / "README.md").read_text().replace("\n", " ")
 
 
+def test_where_a_gpus_latency_goes_is_the_files():
+    rows = json.loads((ROOT / "benchmarks" / "results" / "gpu_h200_latency.json").read_text())["rows"]
+    page = (ROOT / "docs" / "speed.md").read_text().replace("\n", " ")
+    ms = {name: row["float32"]["ms"] for name, row in rows.items()}
+    whole, buffered = ms["as it is"], "float32, convolutions in the command buffer"
+    assert f"of {whole:.2f} ms some 0.25 went into fetching six arrays" in page
+    assert whole - ms["one array back"] == pytest.approx(0.25, abs=0.05)
+    assert "0.35 into handing over each vector" in page
+    assert ms["one array back"] - ms["weights closed over"] == pytest.approx(0.35, abs=0.05)
+    assert "some 0.2 into launching convolutions" in page
+    assert whole - rows["as it is"][buffered]["ms"] == pytest.approx(0.2, abs=0.05)
+    assert f"{rows['weights closed over, batch there'][buffered]['ms']:.2f} ms were reached" in page
+
+
 def test_what_contours_teach_a_generator_is_the_files():
     found = json.loads((ROOT / "benchmarks" / "results" / "gaugan_contours_loss.json").read_text())
     page = (ROOT / "docs" / "synthesis.md").read_text()

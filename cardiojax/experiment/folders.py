@@ -9,7 +9,7 @@ import hashlib
 import json
 import logging
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TypeVar
 
@@ -117,14 +117,6 @@ def ready(waiting: dict[Key, Callable[[], Made]]) -> Iterator[tuple[Key, Made]]:
 
 def digest(made_from: dict) -> str:
     return hashlib.sha256(json.dumps(made_from, sort_keys=True).encode()).hexdigest()[:10]
-
-
-def digest_of_arrays(arrays: Mapping[str, np.ndarray]) -> str:
-    """Changes with any weight of a model."""
-    total = hashlib.sha256()
-    for name, array in sorted(arrays.items()):
-        total.update(name.encode() + np.ascontiguousarray(array).tobytes())
-    return total.hexdigest()[:16]
 
 
 def fingerprint(split: data.Split) -> str:

@@ -18,9 +18,9 @@ from cardiojax.evaluate import report
 from cardiojax.evaluate.metrics import with_ef
 from cardiojax.experiment.comparison import Predictions, folder_name, predictions
 from cardiojax.experiment.config import NewSiteConfig
-from cardiojax.experiment.folders import digest_of_arrays, fingerprint
+from cardiojax.experiment.folders import fingerprint
 from cardiojax.experiment.label_arms import HYBRID, RSO, Cell, LabelArms, affine, mean_of
-from cardiojax.files import cell
+from cardiojax.files import cell, digest
 from cardiojax.models.contours import ContoursModel
 from cardiojax.train import contours
 
@@ -43,7 +43,7 @@ class NewSite(LabelArms):
         self.reader_name, self.reader = reader, ContoursModel.load(reader)
         if self.reader.config.net != config.teaching.net:
             raise RunError(f"{reader} has other networks than --teaching.net: {self.reader.config.net}")
-        self.annotated = self.reader.settings["data"]["training"]
+        self.annotated, self.of_reader = self.reader.settings["data"]["training"], digest(self.reader.arrays())[:16]
         self.elsewhere = {name: data.open_split(f"{name}:train", data_dir) for name in pretraining}
         of_site = frozenset().union(*(split.ancestors for split in self.site.values()))
         for known in (*self.elsewhere.values(), data.open_split(self.annotated, data_dir, need_volumes=False)):
@@ -117,7 +117,7 @@ class NewSite(LabelArms):
         """Contours that go on learning: masks from elsewhere, volumes of the site. Calibrated without the site."""
         settings, labelled = self.config.teaching, self.labelled(count, seed)
         made_from = {"task": "contours", "config": dataclasses.asdict(settings), "seed": seed,
-                     "parent": digest_of_arrays(self.reader.arrays()), "data": self.digests(count, seed)}
+                     "parent": self.of_reader, "data": self.digests(count, seed)}
         return self.stage(f"taught_{count}_{seed}", made_from, lambda run: contours.train(
             settings, preset=self.preset, validation=data.default_validation(self.annotated), data_dir=self.data_dir,
             training=data.joined(data.open_split(self.annotated, self.data_dir, need_volumes=False), labelled),
@@ -130,7 +130,7 @@ class NewSite(LabelArms):
             for studies in (self.site["train"], self.site["test"]):
                 report.evaluate(self.reader, studies, folder / "evaluations" / folder_name(studies.name))
 
-        run = self.stage("contours", {"contours": digest_of_arrays(self.reader.arrays()), "data": [
+        run = self.stage("contours", {"contours": self.of_reader, "data": [
             fingerprint(self.site["train"]), *self.held_out(0)]}, work)
         return predictions(run, self.site[split].name)
 

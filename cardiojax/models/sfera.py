@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -23,6 +23,10 @@ from cardiojax.nets.sfera import Sfera
 from cardiojax.preparation.augment import view
 from cardiojax.preparation.batch import Batch, batch_of
 from cardiojax.study import Study
+
+# one launch in place of a hundred: a GPU's command buffer of all that a call does, its convolutions too
+AS_ONE_GRAPH = {"xla_gpu_enable_command_buffer": "FUSION,CUBLAS,CUBLASLT,CUSTOM_CALL,CUDNN,CONVOLUTION",
+                "xla_gpu_graph_min_graph_size": 1}
 
 
 class Scaling(NamedTuple):
@@ -70,6 +74,12 @@ class Volumes(NamedTuple):
     distance: Array
     areas: Array
 
+    @classmethod
+    def of(cls, rows: Float[np.ndarray, "b k"]) -> "Volumes":
+        """Out of `SferaModel.apply`'s rows, as float64."""
+        rows = rows.astype(np.float64)
+        return cls(rows[:, :2], rows[:, 2:4], *rows[:, 4:7].T, rows[:, 7:].reshape(len(rows), -1, 2))
+
 
 @functools.partial(jax.jit, static_argnames=("net", "remat"))
 def new_network(net: SferaNetConfig, key: Array, remat: bool = False) -> tuple[nnx.GraphDef, nnx.State, nnx.State]:
@@ -115,15 +125,44 @@ def volumes_of(readout: Readout, features: Float[Array, "b f"], spacing_mm: Floa
     return mean, std * calibration.factor[:2], ef, ef_std * calibration.factor[2], distance
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1))
-def _apply(net: SferaNetConfig, views: int, weights: tuple[Array, ...], readout: Readout, batch: Batch) -> Volumes:
-    """`weights`: the leaves of parameters and statistics; a tuple, for flattening nnx states takes longer than a small
-    network's arithmetic."""
+class Weights(NamedTuple):
+    """The leaves of parameters and statistics, all vectors as one: a call takes some 3 µs for each array that it is
+    given, and flattening nnx states takes longer than a small network's arithmetic."""
+
+    vectors: Array
+    others: tuple[Array, ...]
+
+    @classmethod
+    def of(cls, *states: nnx.State) -> "Weights":
+        """Of states on one device."""
+        leaves = jax.tree.leaves(states)
+        vectors = np.concatenate([np.asarray(x) for x in leaves if x.ndim == 1])
+        return cls(jax.device_put(vectors, leaves[0].device), tuple(x for x in leaves if x.ndim != 1))
+
+    def into(self, shapes: tuple[nnx.State, ...]) -> tuple[nnx.State, ...]:
+        """The states again, of the shapes that they had."""
+        leaves, others, start = [], iter(self.others), 0
+        for leaf in jax.tree.leaves(shapes):
+            if leaf.ndim == 1:
+                leaves.append(self.vectors[start:start + leaf.size])
+                start += leaf.size
+            else:
+                leaves.append(next(others))
+        return jax.tree.unflatten(jax.tree.structure(shapes), leaves)
+
+
+def _apply(net: SferaNetConfig, views: int, weights: Weights, readout: Readout, batch: Batch) -> Float[Array, "b k"]:
     graph, *shapes = network_shapes(net)
-    params, stats = jax.tree.unflatten(jax.tree.structure(tuple(shapes)), weights)
-    features, areas = features_of(graph, params, stats, batch, views)
-    return Volumes(*volumes_of(readout, features, batch.slice_spacing_mm),
-                   areas * (readout.scaling.high - readout.scaling.low))
+    features, areas = features_of(graph, *weights.into(tuple(shapes)), batch, views)
+    fields = (*volumes_of(readout, features, batch.slice_spacing_mm),
+              areas * (readout.scaling.high - readout.scaling.low))
+    return jnp.concatenate([field.reshape(len(field), -1) for field in fields], axis=1)
+
+
+@functools.cache
+def _applied(platform: str) -> Callable[..., Array]:
+    """`_apply` as that platform runs it."""
+    return jax.jit(_apply, static_argnums=(0, 1), compiler_options=AS_ONE_GRAPH if platform == "gpu" else None)
 
 
 class SferaModel(MeasuringModel):
@@ -140,7 +179,8 @@ class SferaModel(MeasuringModel):
         self.graph = network_shapes(config.net)[0]
         self.params, self.stats, self.readout = jax.device_put((params, stats, readout))
         self.mean_predictor = np.asarray(mean_predictor)
-        self._weights = tuple(jax.tree.leaves((self.params, self.stats)))
+        self._weights = Weights.of(self.params, self.stats)
+        self._applied = _applied(next(iter(self._weights.vectors.devices())).platform)
 
     @classmethod
     def load(cls, path: str | Path) -> "SferaModel":
@@ -178,9 +218,10 @@ class SferaModel(MeasuringModel):
         there = jax.device_put((self.params, self.stats, self.readout), device)
         return SferaModel(self.config, *there, self.mean_predictor, self.path, self.settings)
 
-    def apply(self, batch: Batch) -> Volumes:
-        """Volumes of a batch of prepared studies, in one call to the device; the result stays there."""
-        return _apply(self.config.net, self.config.views, self._weights, self.readout, batch)
+    def apply(self, batch: Batch) -> Float[Array, "b k"]:
+        """A row for each of a batch of prepared studies, the fields of `Volumes` side by side: one call to the device,
+        where the result stays, and one array to fetch."""
+        return self._applied(self.config.net, self.config.views, self._weights, self.readout, batch)
 
     def batch_of(self, studies: Sequence[Study], fill_to: int = 0, slices: int = 0) -> Batch:
         """A batch of prepared studies at this network's size (`preparation.batch.batch_of`)."""
@@ -188,8 +229,8 @@ class SferaModel(MeasuringModel):
 
     def predictions(self, studies: Sequence[Study], fill_to: int = 0, slices: int = 0) -> Iterator[Prediction]:
         """Predictions of one batch of prepared studies."""
-        volumes = jax.device_get(self.apply(self.batch_of(studies, fill_to, slices)))
-        mean, std, ef, ef_std, distance, areas = (np.asarray(a, np.float64) for a in volumes)
+        mean, std, ef, ef_std, distance, areas = Volumes.of(np.asarray(
+            self.apply(self.batch_of(studies, fill_to, slices))))
         taught_areas, correlation = self.config.area_weight > 0, np.asarray(self.readout.ridge.residual_corr)
         for i, study in enumerate(studies):
             reasons = reasons_to_refer(study, mean_ml=mean[i], ef_std_percent=ef_std[i], distance=distance[i],

@@ -37,7 +37,7 @@ from cardiojax.nets.layers import MOMENTUM
 from cardiojax.preparation import SIZE_PX
 from cardiojax.preparation.augment import augment, augment_labelled, labelled_planes, study_keys
 from cardiojax.preparation.batch import batch_of
-from cardiojax.train import loop, losses, parallel
+from cardiojax.train import loop, losses, parallel, rates
 from cardiojax.train.calibration import MIN_STUDIES, fit_deviations
 from cardiojax.train.state import State, first_state, updated, volume_score
 from cardiojax.units import LV
@@ -50,8 +50,6 @@ SAMPLED_STUDIES = 64           # that evaluations before the last look at
 class ContoursTask:
     """`init`, `step` and `evaluate` of one training run; `step` is pure and is jitted by the caller."""
 
-    constants = ()
-
     def __init__(self, config: ContoursConfig, training: Split, validation: Split, init: ContoursModel | None = None,
                  options: parallel.StepOptions = parallel.DEFAULT):
         """Raises DataError where no training study has masks."""
@@ -59,9 +57,9 @@ class ContoursTask:
         self.parent, self.volumes = init, taught_by_volume(training) if config.stacks else np.array([], int)
         self.graph, _, self.no_stats = network_shapes(config.net, options.remat)
         self.mean_predictor = with_ef(training.volumes_ml[np.isfinite(training.volumes_ml).all(1)]).mean(axis=0)
-        schedule = optax.warmup_cosine_decay_schedule(0.0, config.learning_rate, min(config.warmup, config.steps // 2),
-                                                      config.steps)
-        self.optimiser = optax.flatten(optax.adamw(schedule, weight_decay=config.weight_decay))
+        self.constants = rates.Cosine.of(config.learning_rate, config.steps, min(config.warmup, config.steps // 2))
+        self.optimiser = optax.flatten(optax.chain(
+            optax.scale_by_adam(), optax.add_decayed_weights(config.weight_decay), rates.by_rate()))
 
     def init(self, key: Array) -> State:
         if self.parent:
@@ -75,8 +73,8 @@ class ContoursTask:
                                 batch=self.config.batch, stacks=self.config.stacks, seed=seed, process=process,
                                 processes=processes, reading=data.Reading(self.options.workers, self.options.keep_gib))
 
-    def step(self, state: State, batch: LabelledBatch, key: Array, constants=(), axis_name: str | None = None
-             ) -> tuple[State, dict[str, Array]]:
+    def step(self, state: State, batch: LabelledBatch, key: Array, constants: rates.Cosine,
+             axis_name: str | None = None) -> tuple[State, dict[str, Array]]:
         def keys(which: int, count: int) -> Array:         # of this replica's share of the batch
             first = 0 if axis_name is None else jax.lax.axis_index(axis_name) * count
             return study_keys(jax.random.fold_in(jax.random.fold_in(key, state.step), which), count, first)
@@ -93,7 +91,8 @@ class ContoursTask:
 
         gradients, stats, metrics = parallel.gradients(loss, state.params, state.stats,
                                                        (coarse, fine, batch.known, stacks), self.options.accumulate)
-        state, metrics["gradient_norm"] = updated(state, gradients, stats, self.optimiser, self.config.ema, axis_name)
+        state, metrics["gradient_norm"] = updated(state, gradients, stats, self.optimiser, constants, self.config.ema,
+                                                   axis_name)
         return state, metrics
 
     def _looks(self, batch: LabelledBatch, coarse_keys: Array, fine_keys: Array, augment: AugmentConfig):

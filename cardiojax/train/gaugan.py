@@ -5,7 +5,7 @@ import functools
 import logging
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -37,7 +37,7 @@ from cardiojax.nets.gaugan import STYLE, Discriminator, padded_px
 from cardiojax.nets.spade import missing_rows, power_iteration
 from cardiojax.ops import lookup
 from cardiojax.preparation.augment import augment_frames, study_keys
-from cardiojax.train import loop, losses, parallel
+from cardiojax.train import loop, losses, parallel, rates
 from cardiojax.train.average import averaged
 from cardiojax.train.generator_statistics import re_estimated
 from cardiojax.train.table_rows import table_rows
@@ -65,6 +65,15 @@ class State:
     discriminator_opt: optax.OptState
 
 
+class Constants(NamedTuple):
+    """What a step only reads: the weights of the perceptual network and of the contours, if any, and the rates."""
+
+    features: Any
+    reader: Any
+    generator_rate: rates.Linear
+    discriminator_rate: rates.Linear
+
+
 class GauganTask:
     """`init`, `step` and `evaluate` of one training run; `step` is pure and is jitted by the caller."""
 
@@ -82,20 +91,17 @@ class GauganTask:
             raise DataError(f"{validation.split.name} has label {unseen[0]}, which {training.split.name} never shows")
         self.config, self.training, self.validation, self.options = config, training, validation, options
         self.features, self.reader, self.judge, self.parent = features, reader, judge, init
-        self.constants = getattr(features, "weights", ()), getattr(reader, "weights", ())
+        start = int(config.decay_from * config.steps)
+        self.constants = Constants(
+            getattr(features, "weights", ()), getattr(reader, "weights", ()),
+            *(rates.Linear.of(peak, config.steps, start)
+              for peak in (config.generator_rate, config.discriminator_rate)))
         self.size_px = padded_px(config.net.size_px, config.net.upsamplings)
         self.generator = nnx.graphdef(nnx.eval_shape(lambda: build_generator(config.net, nnx.Rngs(0), options.remat)))
         self.discriminator = nnx.graphdef(nnx.eval_shape(lambda: build_discriminator(config.net, nnx.Rngs(0))))
         self.generator_optimiser, self.discriminator_optimiser = (
-            optax.adam(self._schedule(rate), b1=0.0, b2=0.9)
-            for rate in (config.generator_rate, config.discriminator_rate))
+            optax.chain(optax.scale_by_adam(b1=0.0, b2=0.9), rates.by_rate()) for _ in range(2))
         self.examples = validation.examples(PREVIEWS, config.net.size_px)
-
-    def _schedule(self, rate: float) -> optax.Schedule:
-        """Constant, then linearly to 0 at the last step."""
-        start = int(self.config.decay_from * self.config.steps)
-        return optax.join_schedules([optax.constant_schedule(rate),
-                                     optax.linear_schedule(rate, 0.0, self.config.steps - start)], [start])
 
     def init(self, key: Array) -> State:
         networks = self.parent or new_networks(self.config.net, key)
@@ -109,8 +115,8 @@ class GauganTask:
                                 process=process, processes=processes,
                                 reading=data.Reading(self.options.workers, self.options.keep_gib))
 
-    def step(self, state: State, batch: FrameBatch, key: Array, constants=(), axis_name: str | None = None
-             ) -> tuple[State, dict[str, Array]]:
+    def step(self, state: State, batch: FrameBatch, key: Array, constants: Constants,
+             axis_name: str | None = None) -> tuple[State, dict[str, Array]]:
         """G on the features of D and its hinge; then D on a fresh pass of the updated G (NVlabs `pix2pix_trainer`)."""
         first = 0 if axis_name is None else jax.lax.axis_index(axis_name) * len(batch.images)
         augment_key, style_key = jax.random.split(jax.random.fold_in(key, state.step))
@@ -131,14 +137,15 @@ class GauganTask:
         gradients, state, metrics = parallel.gradients(
             generator_loss, state.generator, state, (images, labels, noise), self.options.accumulate)
         generator, generator_opt = self._updated(self.generator_optimiser, gradients, state.generator,
-                                                 state.generator_opt, axis_name)
+                                                 state.generator_opt, constants.generator_rate, axis_name)
         ema = averaged(state.ema, generator, self.config.ema, state.step)
         state = dataclasses.replace(state, generator=generator, generator_opt=generator_opt, ema=ema)
 
         gradients, state, d_metrics = parallel.gradients(
             discriminator_loss, state.discriminator, state, (images, labels, fresh_noise), self.options.accumulate)
-        discriminator, discriminator_opt = self._updated(self.discriminator_optimiser, gradients, state.discriminator,
-                                                         state.discriminator_opt, axis_name)
+        discriminator, discriminator_opt = self._updated(
+            self.discriminator_optimiser, gradients, state.discriminator, state.discriminator_opt,
+            constants.discriminator_rate, axis_name)
         metrics |= d_metrics
         if axis_name is not None:
             metrics = jax.lax.pmean(metrics, axis_name)
@@ -158,11 +165,10 @@ class GauganTask:
     def _rows(self, batch: int) -> dict[int, int]:
         return table_rows(self.training, self.config, batch)
 
-    def _updated(self, optimiser, gradients, params, opt, axis_name):
+    def _updated(self, optimiser, gradients, params, opt, rate, axis_name):
         if axis_name is not None:
             gradients = jax.lax.pmean(gradients, axis_name)
-        updates, opt = optimiser.update(gradients, opt, params)
-        return optax.apply_updates(params, updates), opt
+        return rates.descended(optimiser, gradients, opt, params, rate)
 
     def _fake(self, params: nnx.State, state: State, images, labels, noise, maps, axis_name):
         """A train-mode pass of G: images, its new statistics, and the KL divergence of their styles."""
@@ -195,10 +201,11 @@ class GauganTask:
         metrics = {"g_hinge": adversarial, "g_features": features}
         if self.features is not None:
             perceptual_loss = self.config.perceptual_weight * losses.perceptual(
-                self.features(constants[0], fake), self.features(constants[0], images))
+                self.features(constants.features, fake), self.features(constants.features, images))
             total, metrics["g_perceptual"] = total + perceptual_loss, perceptual_loss
         if self.reader is not None:
-            mask_loss, found = losses.segmentation(*self.reader(constants[1], fake, labels), LV, AREA_WEIGHT, axis_name)
+            mask_loss, found = losses.segmentation(*self.reader(constants.reader, fake, labels), LV, AREA_WEIGHT,
+                                                   axis_name)
             total += self.config.contours_weight * mask_loss
             metrics |= {"g_mask": mask_loss, "g_mask_dice": found["dice"]}
         if self.config.net.style:

@@ -47,8 +47,10 @@ class Run:
                 keep.LatestN(2), keep.BestN(get_metric_fn=lambda m: m["score"], reverse=True, n=1,
                                             keep_checkpoints_without_metrics=False)])))
         if self.first:
-            self.metrics = (self.path / "metrics.jsonl").open("a")
+            self.metrics = self.held.enter_context((self.path / "metrics.jsonl").open("a"))
             self.tensorboard = SummaryWriter(str(self.path / "tensorboard"))
+            self.held.callback(self.tensorboard.close)
+        self.held.callback(self._finish_checkpoints)           # first of all when it is left
 
     def _claim(self, settings: dict[str, Any]):
         self.path.mkdir(parents=True, exist_ok=True)
@@ -67,11 +69,6 @@ class Run:
         return self
 
     def __exit__(self, *_):
-        with self._written():
-            self.checkpoints.close()
-        if self.first:
-            self.metrics.close()
-            self.tensorboard.close()
         self.held.close()
 
     def save(self, step: int, state: Any, data_state: dict, score: float | None = None):
@@ -83,6 +80,10 @@ class Run:
             self.checkpoints.save(step, args=ocp.args.Composite(
                 state=ocp.args.StandardSave(state), data=ocp.args.JsonSave(data_state)),
                 metrics=None if score is None else {"score": score})
+
+    def _finish_checkpoints(self):
+        with self._written():
+            self.checkpoints.close()
 
     @contextlib.contextmanager
     def _written(self) -> Iterator[None]:

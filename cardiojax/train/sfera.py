@@ -24,7 +24,7 @@ from cardiojax.nets.layers import MOMENTUM
 from cardiojax.nets.sfera import TYPICAL_SLICES
 from cardiojax.preparation.augment import augment, study_keys
 from cardiojax.preparation.batch import Batch
-from cardiojax.train import loop, losses, parallel
+from cardiojax.train import loop, losses, parallel, rates
 from cardiojax.train.ridge import fit as fit_ridge
 from cardiojax.train.state import State, first_state, updated, volume_score
 
@@ -39,15 +39,15 @@ class SferaTask:
         self.config, self.training, self.validation, self.options = config, training, validation, options
         self.slices = data.max_slices(training, validation)
         self.scaling = init.readout.scaling if init else Scaling.of(training.volumes_ml, training.slice_spacing_mm)
-        self.constants = self.scaling           # an argument of the step, so that one compilation serves every dataset
+        # arguments of the step, so that one compilation serves every dataset and every number of steps
+        self.constants = self.scaling, rates.Cosine.of(config.learning_rate, config.steps)
         self.parent = init
         self.graph, _, self.no_stats = network_shapes(config.net, options.remat)
         self.mean_predictor = with_ef(training.volumes_ml).mean(axis=0)
-        schedule = optax.cosine_decay_schedule(config.learning_rate, config.steps)
         clip = optax.clip_by_global_norm(config.clip_norm) if config.clip_norm else optax.identity()
         self.optimiser = optax.flatten(optax.chain(      # one vector: a hundred small loops less to compile
             clip, optax.scale_by_radam(),
-            optax.add_decayed_weights(config.weight_decay), optax.scale_by_learning_rate(schedule)))
+            optax.add_decayed_weights(config.weight_decay), rates.by_rate()))
 
     def init(self, key: Array) -> State:
         if self.parent:
@@ -63,16 +63,17 @@ class SferaTask:
                                      slices=self.slices, seed=seed, process=process, processes=processes,
                                      devices=devices, reading=data.Reading(self.options.workers, self.options.keep_gib))
 
-    def step(self, state: State, batch: Batch, key: Array, constants: Scaling, axis_name: str | None = None
-             ) -> tuple[State, dict[str, Array]]:
+    def step(self, state: State, batch: Batch, key: Array, constants: tuple[Scaling, rates.Cosine],
+             axis_name: str | None = None) -> tuple[State, dict[str, Array]]:
+        scaling, rate = constants
         first = 0 if axis_name is None else jax.lax.axis_index(axis_name) * len(batch.frames)
         augment_keys, dropout_keys = (study_keys(k, len(batch.frames), first)
                                       for k in jax.random.split(jax.random.fold_in(key, state.step)))
         frames, volumes, areas = augment(augment_keys, batch.frames, batch.n_slices, batch.volumes_ml,
                                          batch.area_mm2, self.config.augment)
-        target = constants.scale(volumes, batch.slice_spacing_mm)
+        target = scaling.scale(volumes, batch.slice_spacing_mm)
         # an area (mm²) / 1000 is that slice's share of V / spacing (ml/mm); see SferaOutput.areas
-        share = areas / 1000.0 / (constants.high - constants.low) * TYPICAL_SLICES
+        share = areas / 1000.0 / (scaling.high - scaling.low) * TYPICAL_SLICES
 
         slice_budget = batch.slice_budget if self.options.accumulate == 1 else None
 
@@ -89,7 +90,8 @@ class SferaTask:
         gradients, stats, metrics = parallel.gradients(
             loss, state.params, state.stats, (frames, batch.n_slices, target, share, dropout_keys),
             self.options.accumulate)
-        state, metrics["gradient_norm"] = updated(state, gradients, stats, self.optimiser, self.config.ema, axis_name)
+        state, metrics["gradient_norm"] = updated(state, gradients, stats, self.optimiser, rate, self.config.ema,
+                                                   axis_name)
         return state, metrics
 
     def evaluate(self, state: State, shard: Callable[[Batch], Batch], everything: bool = True

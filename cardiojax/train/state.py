@@ -8,6 +8,7 @@ import optax
 from flax import nnx, struct
 from jaxtyping import Array
 
+from cardiojax.train import rates
 from cardiojax.train.average import averaged
 
 
@@ -28,16 +29,16 @@ def first_state(params: nnx.State, stats: nnx.State, optimiser: optax.GradientTr
 
 
 def updated(state: State, gradients: nnx.State, stats: nnx.State, optimiser: optax.GradientTransformation,
-            ema_decay: float, axis_name: str | None) -> tuple[State, Array]:
-    """The state after a step of the optimiser, with these statistics; and the norm of the gradients.
+            rate: Any, ema_decay: float, axis_name: str | None) -> tuple[State, Array]:
+    """The state after a step of the optimiser at this rate (`train.rates`), with these statistics; and the norm of the
+    gradients.
 
     axis_name: of replicas whose losses are each the whole batch's, so that each gradient counts the replicas once too
     often.
     """
     if axis_name is not None:
         gradients = jax.lax.pmean(gradients, axis_name)
-    updates, opt = optimiser.update(gradients, state.opt, state.params)
-    params = optax.apply_updates(state.params, updates)
+    params, opt = rates.descended(optimiser, gradients, state.opt, state.params, rate)
     ema = averaged(state.ema, params, ema_decay, state.step)
     return State(state.step + 1, params, stats, ema, opt), optax.global_norm(gradients)
 
