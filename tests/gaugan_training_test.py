@@ -191,8 +191,9 @@ def test_rates_fall_along_half_a_cosine_after_a_warm_up():
         mine, opt = step(rates.Cosine.of(0.1, 5), opt, mine)
         truth, state = rates.descended(theirs, truth, state, truth, None)
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6), (mine, opt), (truth, state))
+    programs = step._cache_size()
     step(rates.Cosine.of(0.7, 9), opt, mine)
-    assert step._cache_size() == 1
+    assert step._cache_size() == programs
 
 
 @pytest.mark.slow

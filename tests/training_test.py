@@ -22,6 +22,7 @@ from cardiojax.train.average import averaged
 from cardiojax.train.parallel import Parallel, StepOptions, gradients
 from cardiojax.train.run import Run
 from conftest import terminate_at
+from tests.sgd_step import without_kinks
 
 CONFIG = SferaConfig(net=SferaNetConfig(size_px=75, width=2, spatial_features=6, lstm_features=5, dropout=0.1),
                batch=4, steps=4, evaluate_every=2, views=1, learning_rate=1e-2)
@@ -133,8 +134,13 @@ def close(task, one, other):
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6)
 
 
+@pytest.fixture
+def smooth(monkeypatch):
+    without_kinks(monkeypatch)
+
+
 @pytest.mark.slow
-def test_one_device_is_eight_jit_is_pmap_and_packed_is_padded(phantom_data):
+def test_one_device_is_eight_jit_is_pmap_and_packed_is_padded(phantom_data, smooth):
     """Gradients (as SGD steps), statistics and metrics, with unequal numbers of real slices a device; each packs its
     own, and no image leaves its device."""
     task = task_of(phantom_data, dataclasses.replace(CONFIG, batch=8, net=dataclasses.replace(CONFIG.net, dropout=0.3)))
@@ -166,7 +172,7 @@ def test_micro_batches_add_up():
 
 
 @pytest.mark.slow
-def test_accumulated_on_four_devices_is_on_one_and_remat_changes_nothing(phantom_data):
+def test_accumulated_on_four_devices_is_on_one_and_remat_changes_nothing(phantom_data, smooth):
     """Both at once: activations computed again, on four devices."""
     splits = [data.open_split(ONE[k], phantom_data) for k in ("training", "validation")]
 
@@ -255,8 +261,8 @@ def test_gradients_are_clipped_unless_the_norm_is_0(phantom_data, clip_norm):
     task = task_of(phantom_data, dataclasses.replace(CONFIG, clip_norm=clip_norm, weight_decay=0.0))
     params = task.init(jax.random.key(0)).params
     gradients = jax.tree.map(jnp.ones_like, params)
-    moments = [x for x in jax.tree.leaves(task.optimiser.update(gradients, task.optimiser.init(params), params)[1])
-               if x.ndim]
+    _, opt = task.optimiser.update(gradients, task.optimiser.init(params), params, rate=task.constants[1])
+    moments = [x for x in jax.tree.leaves(opt) if x.ndim]
     norm = clip_norm or sum(x.size for x in jax.tree.leaves(params))**0.5
     assert float(jnp.linalg.norm(moments[0])) == pytest.approx(0.1 * norm, rel=1e-4)         # 1 − β₁ of the gradient
 

@@ -20,7 +20,7 @@ class Cosine(NamedTuple):
     def of(cls, peak: float, steps: int, warmup: int = 0) -> "Cosine":
         return cls(*np.array([peak, warmup, steps], np.float32))
 
-    def at(self, count: Int[Array, ""]) -> Float[Array, ""]:
+    def at(self, count: Int[Array, ""] | int) -> Float[Array, ""]:
         rising = count / jnp.maximum(self.warmup, 1)
         done = jnp.clip((count - self.warmup) / (self.steps - self.warmup), 0, 1)
         return self.peak * jnp.where(count < self.warmup, rising, 0.5 * (1 + jnp.cos(jnp.pi * done)))
@@ -37,7 +37,7 @@ class Linear(NamedTuple):
     def of(cls, peak: float, steps: int, start: int) -> "Linear":
         return cls(*np.array([peak, start, steps], np.float32))
 
-    def at(self, count: Int[Array, ""]) -> Float[Array, ""]:
+    def at(self, count: Int[Array, ""] | int) -> Float[Array, ""]:
         return self.peak * (1 - jnp.clip((count - self.start) / jnp.maximum(self.steps - self.start, 1), 0, 1))
 
 
