@@ -22,6 +22,7 @@ from cardiojax import data, phantom
 from cardiojax.cli.main import main
 from cardiojax.errors import StudyError
 from cardiojax.files import FORMULA, cell, text_of
+from cardiojax.models import sfera as sfera_model
 from cardiojax.models.prediction import COLUMNS, DERIVED, Prediction, difference_std, reasons_to_refer
 from cardiojax.models.sfera import SferaModel
 from cardiojax.ops import devices
@@ -405,3 +406,11 @@ def test_what_strangers_bring_is_measured_right(shared, run, tmp_path):
                 for r in found] == expected, name
         edv_ml += [float(r["edv_ml"]) for r in found if r["es_frame"] != "2" and r["ed_frame"] != "6"]
     np.testing.assert_allclose(edv_ml, np.median(edv_ml), rtol=5e-3)
+
+
+def test_the_compiler_knows_a_gpus_options():
+    """They are parsed whatever the platform; what they do is a GPU's to show."""
+    assert sfera_model._applied("gpu") is not sfera_model._applied("cpu")
+    assert float(jax.jit(lambda x: x + 1, compiler_options=sfera_model.AS_ONE_GRAPH)(1.0)) == 2
+    with pytest.raises(Exception, match="No such compile option"):
+        jax.jit(lambda x: x + 2, compiler_options={"xla_gpu_nonsense": 1})(1.0)
