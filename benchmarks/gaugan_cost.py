@@ -45,8 +45,8 @@ def analysed(config: GauganConfig) -> dict:
     side = config.net.size_px
     batch = FrameBatch(*[jax.ShapeDtypeStruct((config.batch, side, side), jnp.uint8)] * 2)
     began = time.perf_counter()
-    compiled = jax.jit(task.step, donate_argnums=0).lower(state, batch, jax.random.key(0),
-                                                               task.constants).compile()
+    lowered = jax.jit(task.step, donate_argnums=0).lower(state, batch, jax.random.key(0), task.constants)
+    compiled = lowered.compile()
     memory, cost = compiled.memory_analysis(), compiled.cost_analysis()
     count = {k: sum(x.size for x in jax.tree.leaves(getattr(state, k))) for k in ("generator", "discriminator")}
     return {"parameters": count, "compile_s": round(time.perf_counter() - began, 1),

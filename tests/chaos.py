@@ -204,9 +204,9 @@ class Chaos:
 def run(times: int, seed: int, names: list[str], file: Path | None = None) -> dict:
     """So many disturbances. Counts by command, disturbance and exit code; what was lost. After each of them they are in
     `file` too."""
-    rng, counts, lost = random.Random(seed), collections.Counter(), []           # noqa: S311
+    rng, counts, lost, result = random.Random(seed), collections.Counter(), [], {}           # noqa: S311
     with tempfile.TemporaryDirectory() as folder:
-        chaos = Chaos(Path(folder), names)
+        chaos, of_code = Chaos(Path(folder), names), commit()
         for i in range(times):
             name, disturbance = rng.choice(names), rng.choice(DISTURBANCES)
             try:
@@ -216,7 +216,7 @@ def run(times: int, seed: int, names: list[str], file: Path | None = None) -> di
                 print(lost[-1], flush=True)
                 codes = {-1}
             counts.update((name, disturbance.__name__, code) for code in codes)
-            result = {"times": i + 1, "seed": seed, "commit": commit(), "seconds_undisturbed": chaos.seconds,
+            result = {"times": i + 1, "seed": seed, "commit": of_code, "seconds_undisturbed": chaos.seconds,
                       "lost": lost, "exit_codes": [[*key, count] for key, count in sorted(counts.items())]}
             if file:
                 write_text(file, json.dumps(result, indent=1))

@@ -126,8 +126,8 @@ def volumes_of(readout: Readout, features: Float[Array, "b f"], spacing_mm: Floa
 
 
 class Weights(NamedTuple):
-    """The leaves of parameters and statistics, all vectors as one: a call takes some 3 µs for each array that it is
-    given, and flattening nnx states takes longer than a small network's arithmetic."""
+    """The leaves of parameters and statistics, all vectors as one: a call takes some 4 µs for each array that it is
+    given (an H200's host), and flattening nnx states takes longer than a small network's arithmetic."""
 
     vectors: Array
     others: tuple[Array, ...]
