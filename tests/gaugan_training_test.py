@@ -17,14 +17,17 @@ from cardiojax import data
 from cardiojax.config import AffineConfig, GauganConfig, GauganNetConfig
 from cardiojax.data.frames import Frames
 from cardiojax.errors import DataError, InputError, Preempted, TrainingDiverged
-from cardiojax.models.gaugan import BATCH, double
+from cardiojax.models import mask_reader
+from cardiojax.models.gaugan import BATCH, double, padded
 from cardiojax.nets import gaugan as nets
 from cardiojax.ops import devices
 from cardiojax.preparation.batch import halve_mask
 from cardiojax.train import gaugan, loop, losses, rates
 from cardiojax.train.parallel import Parallel, StepOptions
 from cardiojax.train.run import Run
+from cardiojax.train.table_rows import no_rows
 from conftest import terminate_at
+from tests.sgd_step import forget_programs
 
 CONFIG = GauganConfig(net=GauganNetConfig(size_px=75, upsamplings="few", ngf=2, hidden=4, ndf=2), batch=8, steps=4,
                 augment=AffineConfig(10.0, 4.0, 0.1, False), perceptual="none", evaluate_every=2, ema=0.5,
@@ -74,6 +77,16 @@ def test_a_state_has_shapes_before_it_has_numbers(task, start):
     assert jax.tree.map(np.shape, jax.eval_shape(task.init, jax.random.key(0))) == jax.tree.map(np.shape, start)
 
 
+def test_generators_held_to_their_masks_by_different_contours_share_their_program(frames):
+    """Their weights are arguments of the step."""
+    reader = mask_reader.load("contours-small", CONFIG.net)
+    other = dataclasses.replace(reader, weights=jax.tree.map(lambda w: 2 * w, reader.weights))
+    one, two = (gaugan.GauganTask(CONFIG, *frames, reader=r).step for r in (reader, other))
+    assert hash(one) == hash(two)
+    assert one == two
+    assert one != gaugan.GauganTask(CONFIG, *frames).step
+
+
 @pytest.mark.gpu
 @pytest.mark.slow
 def test_interrupted_is_uninterrupted(task, one_device, finished, tmp_path):
@@ -99,6 +112,9 @@ def smooth(monkeypatch):
     small layer's, and which pixels lie there is up to the CPU."""
     monkeypatch.setattr(nets, "leaky", lambda x: 0.2 * x + 0.8 * jax.nn.softplus(x))
     monkeypatch.setattr(losses, "l1", lambda a, b: ((a - b) ** 2).mean())
+    forget_programs()
+    yield
+    forget_programs()
 
 
 @pytest.mark.slow
@@ -112,7 +128,7 @@ def test_devices_agree_on_gradients(frames, start, smooth):
         state, metrics = parallel.step(parallel.place(start), parallel.place_batch(next(task.batches(0))),
                                        jax.random.key(2))
         assert metrics.pop("spade_rows_missing", 0) == 0
-        assert 80 in task._rows(CONFIG.batch // count)
+        assert 80 in task.rows("table")(CONFIG.batch // count)
         found.append((*moments(state), jax.tree.map(np.asarray, state.generator_stats), metrics))
     one, eight = found
     for ours, theirs in zip(eight[:3], one[:3], strict=True):
@@ -126,8 +142,8 @@ def test_a_table_that_is_too_small_gives_way_to_every_pixel(phantom_data, tmp_pa
     tried = []
 
     def train(task, run, settings, options, config, unit):
-        tried.append((options.spade, task.options.spade))
-        if options.spade == "table":
+        tried.append(task.step.rows)
+        if task.step.rows is not no_rows:
             raise TrainingDiverged("the loss is nan", {"loss": float("nan"), "spade_rows_missing": 3.0})
         return {"l1": 0.5}
 
@@ -136,7 +152,8 @@ def test_a_table_that_is_too_small_gives_way_to_every_pixel(phantom_data, tmp_pa
         monkeypatch.setattr(logging.getLogger("cardiojax"), "propagate", True)
         assert gaugan.train(CONFIG, preset="tiny", **ONE, data_dir=phantom_data, run=tmp_path / "run",
                             options=StepOptions(spade="table")) == {"l1": 0.5}
-    assert tried == [("table", "table"), ("dense", "dense")]
+    assert len(tried) == 2
+    assert tried[1] is no_rows
     assert "every pixel" in caplog.text
 
 
@@ -150,8 +167,9 @@ def test_one_update_by_hand(frames):
     net = dataclasses.replace(CONFIG.net, dtype="bfloat16", style=True, norm="instance")
     halting = gaugan.GauganTask(dataclasses.replace(CONFIG, net=net), *frames,
                                 options=StepOptions(accumulate=2, spade="dense"))
-    for name, turn in (("discriminator_optimiser", 0), ("generator_optimiser", 1)):
-        setattr(halting, name, optax.adam(lambda count, turn=turn: 1e-3 * (count == turn), b1=0.0, b2=0.9))
+    halting.step = dataclasses.replace(halting.step, **{
+        name: optax.adam(lambda count, turn=turn: 1e-3 * (count == turn), b1=0.0, b2=0.9)
+        for name, turn in (("discriminator_optimiser", 0), ("generator_optimiser", 1))})
     step, batch, before = jax.jit(halting.step), next(halting.batches(0)), halting.init(jax.random.key(0))
     for moving in ("discriminator", "generator"):
         after, metrics = step(before, batch, jax.random.key(2), halting.constants)
@@ -231,9 +249,10 @@ def test_images_of_a_run_look_like_its_training_passes(task, finished):
     """Its statistics are re-estimated: an evaluation pass gives a training batch nearly what a training pass gives."""
     model = cardiojax.load(finished[0])
     batch = task.training.batch(range(0, 64, 2), 75)
-    net = gaugan.nnx.merge(task.generator, model.params, model.stats, copy=True)
-    maps = net.label_maps(gaugan.padded(batch.masks, 80, "constant"))
-    passes = jax.jit(lambda maps, train: gaugan.nnx.merge(task.generator, model.params, model.stats, copy=True)(
+    graph = task.step.generator_graph
+    net = gaugan.nnx.merge(graph, model.params, model.stats, copy=True)
+    maps = net.label_maps(padded(batch.masks, 80, "constant"))
+    passes = jax.jit(lambda maps, train: gaugan.nnx.merge(graph, model.params, model.stats, copy=True)(
         maps, train=train), static_argnums=1)
     difference = float(jnp.abs(passes(maps, True) - passes(maps, False)).mean())
     assert difference < 0.25 * float(passes(maps, False).std())

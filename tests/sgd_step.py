@@ -4,6 +4,7 @@ RAdam would hide the size.
     python -m tests.sgd_step COORDINATOR PROCESS DATA_DIR FOLDER
 """
 
+import contextlib
 import dataclasses
 import sys
 from pathlib import Path
@@ -17,7 +18,7 @@ from cardiojax import data
 from cardiojax.config import SferaConfig, SferaNetConfig
 from cardiojax.nets import sfera as nets
 from cardiojax.train import hosts, loop, sfera
-from cardiojax.train.parallel import Mode, Parallel
+from cardiojax.train.parallel import Mode, Parallel, on_devices
 from cardiojax.train.run import Run
 
 CONFIG = SferaConfig(net=SferaNetConfig(size_px=75, width=2, spatial_features=6, lstm_features=5, dropout=0.1),
@@ -25,17 +26,29 @@ CONFIG = SferaConfig(net=SferaNetConfig(size_px=75, width=2, spatial_features=6,
 SEED = 3
 
 
-def without_kinks(patch: pytest.MonkeyPatch):
+def forget_programs():
+    """What was compiled before a network was changed under it, or of the changed one."""
+    on_devices.cache_clear()
+    jax.clear_caches()
+
+
+@contextlib.contextmanager
+def without_kinks():
     """SFERA without the kinks of ReLU and of maxima: there a gradient jumps with the last bit of a value, and which
     pixels lie there is up to the CPU."""
-    patch.setattr(nnx, "relu", jax.nn.softplus)
-    patch.setattr(nets, "max_pool_2x2", lambda x: nnx.avg_pool(x, (2, 2), (2, 2)))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(nnx, "relu", jax.nn.softplus)
+        patch.setattr(nets, "max_pool_2x2", lambda x: nnx.avg_pool(x, (2, 2), (2, 2)))
+        forget_programs()
+        yield
+    forget_programs()
 
 
 def task(data_dir: Path) -> sfera.SferaTask:
     splits = [data.open_split(f"phantom/dsb_like:{split}", data_dir) for split in ("train", "validation")]
     found = sfera.SferaTask(CONFIG, *splits)
     found.optimiser = optax.sgd(1.0)
+    found.step = dataclasses.replace(found.step, optimiser=found.optimiser)
     return found
 
 
@@ -46,8 +59,7 @@ def opened(folder: Path) -> Run:
 
 def fit(data_dir: Path, folder: Path, mode: Mode, devices: list | None = None):
     found = task(data_dir)
-    with opened(folder) as run, pytest.MonkeyPatch.context() as patch:
-        without_kinks(patch)
+    with opened(folder) as run, without_kinks():
         loop.fit(found, run, steps=1, batch=CONFIG.batch, evaluate_every=1, seed=SEED,
                  parallel=Parallel(found, mode, devices))
 

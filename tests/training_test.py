@@ -120,6 +120,7 @@ def one_step(task, batch, mode, devices):
     """Parameters, statistics and metrics after a step of SGD, so that the step shows the gradients themselves."""
     import optax
     task.optimiser = optax.sgd(1.0)
+    task.step = dataclasses.replace(task.step, optimiser=task.optimiser)
     parallel = Parallel(task, mode, jax.devices()[:devices])
     state = parallel.place(task.init(jax.random.key(0)))
     state, metrics = parallel.step(state, parallel.place_batch(batch), jax.random.key(3))
@@ -135,8 +136,9 @@ def close(task, one, other):
 
 
 @pytest.fixture
-def smooth(monkeypatch):
-    without_kinks(monkeypatch)
+def smooth():
+    with without_kinks():
+        yield
 
 
 @pytest.mark.slow
@@ -254,6 +256,16 @@ def test_the_average_of_the_weights_by_hand(phantom_data):
                                   task.constants)
     for param, average in zip(*map(jax.tree.leaves, (state.params, state.ema)), strict=True):
         np.testing.assert_array_equal(average, param)
+
+
+def test_trainings_of_equal_settings_share_their_program(phantom_data):
+    """Whatever their data, rates and numbers of steps: an experiment traces and compiles one."""
+    def program(**changes):
+        return Parallel(task_of(phantom_data, dataclasses.replace(CONFIG, **changes)))._step
+
+    assert program(steps=90, learning_rate=1.0, views=2) is program()
+    assert program(area_weight=0.5) is not program()
+    assert program(weight_decay=0.5) is not program()
 
 
 @pytest.mark.parametrize("clip_norm", [0.0, 1e-3])

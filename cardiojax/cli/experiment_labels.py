@@ -30,7 +30,8 @@ class ExperimentLabels:
     """The dataset with volumes alone, for example kaggle_dsb."""
     pretraining: tuple[str, ...]
     """Datasets to pretrain on (their `train`), an arm each: cohorts of `cardiojax build synthetic`, for example
-    synthetic/gaugan synthetic/warp, and real ones, acdc. None may know the site's patients."""
+    synthetic/gaugan synthetic/warp, and real ones, acdc. Each has a `validation` split too (cohorts: --from
+    acdc:train,acdc:validation), and none may know the site's patients."""
     contours: str = "contours-small"
     """Contours from elsewhere: a run folder, or the name of a model that ships. The dataset that they were trained on
     is opened too."""

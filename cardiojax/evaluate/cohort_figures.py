@@ -7,7 +7,8 @@ import numpy as np
 
 from cardiojax import units
 from cardiojax.data import Split
-from cardiojax.evaluate.figures import MASK_COLOURS, save, subplots
+from cardiojax.evaluate.figures import save, subplots
+from cardiojax.evaluate.samples import MASK_COLOURS
 from cardiojax.study import ED, ES, Study
 from cardiojax.synthesis.cohort import EDGES
 from cardiojax.synthesis.masks import Recipe, Shapes

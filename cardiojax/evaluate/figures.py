@@ -1,4 +1,4 @@
-"""Figures of agreement: scatter (paper, Fig. 4) and Bland–Altman (Fig. 5); synthetic beside real images."""
+"""Figures of agreement: scatter (paper, Fig. 4) and Bland–Altman (Fig. 5)."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -9,13 +9,13 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from cardiojax.evaluate.metrics import agreement
+from cardiojax.evaluate.samples import MASK_COLOURS
 from cardiojax.files import whole
 from cardiojax.models.curve import Curve
 from cardiojax.models.masks import cleaned
 from cardiojax.models.prediction import Prediction
 from cardiojax.units import LABELS, LV, MYOCARDIUM, RV
 
-MASK_COLOURS = np.array([(20, 20, 28), (214, 64, 69), (88, 180, 110), (66, 120, 200)], np.uint8)   # by label
 TITLES = ("EDV (ml)", "ESV (ml)", "EF (%)")
 
 
@@ -51,14 +51,6 @@ def _panels(pairs: Pairs, height: float, file: Path) -> Iterator[tuple[Axes, str
         for k, axis in enumerate(row):
             yield axis, f"{title} {TITLES[k]}".strip(), predicted[:, k], truth[:, k]
     save(figure, file)
-
-
-def sample_grid(masks: np.ndarray, fakes: np.ndarray, reals: np.ndarray) -> np.ndarray:
-    """Columns of mask, synthetic and real image: (N, H, W) labels and images in [−1, 1] → (3H, NW, 3) uint8."""
-    rows = [MASK_COLOURS[masks % len(MASK_COLOURS)]]
-    rows += [np.repeat(((np.clip(i, -1, 1) + 1) * 127.5).round().astype(np.uint8)[..., None], 3, -1)
-             for i in (fakes, reals)]
-    return np.concatenate([np.concatenate(list(row), axis=1) for row in rows], axis=0)
 
 
 def contact_sheet(prediction: Prediction, folder: Path):

@@ -4,7 +4,7 @@ import dataclasses
 
 import numpy as np
 from jaxtyping import Float
-from scipy import ndimage, stats
+from scipy import ndimage
 
 from cardiojax.units import ef_percent
 
@@ -54,6 +54,8 @@ def agreement(predicted: np.ndarray, truth: np.ndarray) -> dict:
     Predictions that are not finite (the EF of a predicted EDV ≤ 0) are left out and counted as `undefined`. What the
     rest cannot have (SD, r of one study) is NaN.
     """
+    from scipy import stats  # some seconds, which no training waits for before its first step
+
     defined = np.isfinite(predicted)
     predicted, truth = predicted[defined], truth[defined]
     error = predicted - truth
@@ -92,6 +94,8 @@ def bootstrap_ci95(values: np.ndarray) -> list[float]:
     """Of the mean of the values (N,), by a percentile bootstrap: 2,000 resamples, a fixed seed. NaN of no values."""
     if len(values) < 2:                        # SciPy wants two or more
         return [float(np.mean(values)) if len(values) else float("nan")] * 2
+    from scipy import stats
+
     found = stats.bootstrap((values,), np.mean, n_resamples=BOOTSTRAPS, vectorized=True, batch=BATCH,
                             method="percentile", rng=0)
     return [float(end) for end in found.confidence_interval]

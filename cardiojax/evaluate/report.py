@@ -12,6 +12,7 @@ from cardiojax.evaluate import figures, statistics
 from cardiojax.evaluate.judge import Judge
 from cardiojax.evaluate.metrics import MEASURES, Accumulator, agreement, with_ef
 from cardiojax.evaluate.overlap import MaskAgreement, rows_of_amounts, rows_of_masks
+from cardiojax.evaluate.samples import sample_grid
 from cardiojax.files import whole, write_rows, write_text
 from cardiojax.models.gaugan import GauganModel
 from cardiojax.models.measuring import MeasuringModel
@@ -65,7 +66,7 @@ def judge(generator: GauganModel, judge_run: Path, split: Split, out: Path) -> d
               "data": split.name, "seed": generator.settings["seed"], "commit": commit()}
     examples = Frames(split).examples(PREVIEWS, SIZE_PX)
     fakes, reals = generator.generate(examples.masks), examples.images / 127.5 - 1
-    grid = figures.sample_grid(examples.masks, fakes if fakes.ndim == 3 else fakes.mean(-1), reals)
+    grid = sample_grid(examples.masks, fakes if fakes.ndim == 3 else fakes.mean(-1), reals)
     with whole(out / "samples.png") as partial:
         Image.fromarray(grid).save(partial)
     finish("Synthetic images against real ones of the same masks", result, {"": judgement(result)}, out,

@@ -104,7 +104,7 @@ class LabelArms(Folders, abc.ABC):
             settings, preset=self.preset, training=self.labelled(count, seed),
             validation=self.splits[seed]["validation"], data_dir=self.data_dir, run=run, init=init, seed=seed))
 
-    def pretrained_on(self, name: str, digest: str, training: Split, validation: Split | None, seed: int) -> Path:
+    def pretrained_on(self, name: str, digest: str, training: Split, validation: Split, seed: int) -> Path:
         """SFERA on other studies than the labelled ones."""
         settings = dataclasses.replace(self.config.sfera, steps=self.config.pretraining_steps)
         made_from = {"task": "sfera", "config": dataclasses.asdict(settings), "seed": seed, "data": digest}

@@ -7,6 +7,7 @@ an arm, and what it may see is in `NewSite.sees`.
 
 import dataclasses
 import functools
+import itertools
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -34,7 +35,8 @@ class NewSite(LabelArms):
 
     def __init__(self, config: NewSiteConfig, preset: str, site: str, pretraining: Sequence[str], reader: str,
                  data_dir: Path, out: Path, make: bool = True):
-        """pretraining: datasets whose `train` SFERA is pretrained on, an arm each, the first the main one. reader: a
+        """pretraining: datasets whose `train` SFERA is pretrained on, an arm each, the first the main one;
+        their `validation` gives it deviations. reader: a
         contours run, or the name of one that ships. Raises DataError, RunError where one of them knows the site's
         patients or is not there."""
         self.site = {split: data.open_split(f"{site}:{split}", data_dir).without_masks()
@@ -44,16 +46,17 @@ class NewSite(LabelArms):
         if self.reader.config.net != config.teaching.net:
             raise RunError(f"{reader} has other networks than --teaching.net: {self.reader.config.net}")
         self.annotated, self.of_reader = self.reader.settings["data"]["training"], digest(self.reader.arrays())[:16]
-        self.elsewhere = {name: data.open_split(f"{name}:train", data_dir) for name in pretraining}
+        self.elsewhere = {name: data.open_pair(f"{name}:train", None, data_dir) for name in pretraining}
         of_site = frozenset().union(*(split.ancestors for split in self.site.values()))
-        for known in (*self.elsewhere.values(), data.open_split(self.annotated, data_dir, need_volumes=False)):
+        for known in (*itertools.chain(*self.elsewhere.values()),
+                      data.open_split(self.annotated, data_dir, need_volumes=False)):
             if shared := known.ancestors & of_site:
                 raise DataError(f"{known.name} knows patients of {site}: {', '.join(sorted(shared)[:3])}")
         self.pretraining = {name.removeprefix("synthetic/"): name for name in pretraining}     # by what arms call it
         self.main = f"RSP-{next(iter(self.pretraining))}"
         self.control = next((f"RSP-{short}" for short, name in self.pretraining.items()
                              if not name.startswith("synthetic")), None)
-        self.of_elsewhere = {name: fingerprint(split) for name, split in self.elsewhere.items()}
+        self.of_elsewhere = {name: fingerprint(train) for name, (train, _) in self.elsewhere.items()}
 
     def setting(self) -> str:
         return (f"The site, {self.dataset}, has {len(self.site['train'])} training, {len(self.site['validation'])} "
@@ -111,7 +114,7 @@ class NewSite(LabelArms):
     def pretrained(self, name: str, seed: int) -> Path:
         """On studies that are not the site's; shared by all numbers of labelled studies."""
         return self.pretrained_on(f"pretrained_{folder_name(name)}_{seed}", self.of_elsewhere[name],
-                                  self.elsewhere[name], None, seed)
+                                  *self.elsewhere[name], seed)
 
     def taught(self, count: int, seed: int) -> Path:
         """Contours that go on learning: masks from elsewhere, volumes of the site. Calibrated without the site."""

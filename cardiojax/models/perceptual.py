@@ -53,7 +53,10 @@ class SferaFeatures:
         return out[:5]
 
 
-def load(config: GauganConfig) -> VggFeatures | SferaFeatures | None:
+Features = VggFeatures | SferaFeatures
+
+
+def load(config: GauganConfig) -> Features | None:
     """The network that `config.perceptual` names. Raises RunError where its weights are missing."""
     kind, _, source = config.perceptual.partition(":")
     if kind == "none":

@@ -11,31 +11,31 @@ from jaxtyping import Integer
 
 from cardiojax.config import GauganConfig, GauganNetConfig
 from cardiojax.data.frames import FrameBatch, Frames
-from cardiojax.models.gaugan import padded
+from cardiojax.models.gaugan import generator_shapes, padded
 from cardiojax.nets.gaugan import STYLE, padded_px
 from cardiojax.nets.spade import MOMENTUM, SpectralVector, power_iteration
 
 BATCHES = 20               # of training masks, unaugmented
 
 
-def re_estimated(generator: nnx.GraphDef, params: nnx.State, stats: nnx.State, config: GauganConfig, training: Frames,
+def re_estimated(params: nnx.State, stats: nnx.State, config: GauganConfig, training: Frames,
                  shard: Callable[[FrameBatch], FrameBatch]) -> nnx.State:
     """Means over training masks. Each pass moves u and v of the spectral norms towards those of these weights first."""
     rng, size, total = np.random.default_rng(0), min(config.batch, len(training)), None
     for i in range(BATCHES):
         batch = training.batch(rng.choice(len(training), size, replace=False), config.net.size_px)
-        stats, moments = _of_batch(generator, config.net, params, stats, shard(batch).masks, i)
+        stats, moments = _of_batch(config.net, params, stats, shard(batch).masks, i)
         total = moments if total is None else jax.tree.map(jnp.add, total, moments)
     means = jax.tree.map(lambda t: t / BATCHES, total)
     return jax.tree.map(lambda mean, last: last if isinstance(last, SpectralVector) else mean, means, stats,
                         is_leaf=lambda x: isinstance(x, nnx.Variable))
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1))
-def _of_batch(generator: nnx.GraphDef, config: GauganNetConfig, params, stats, masks: Integer[jax.Array, "b h w"], i
+@functools.partial(jax.jit, static_argnums=0)
+def _of_batch(config: GauganNetConfig, params, stats, masks: Integer[jax.Array, "b h w"], i
               ) -> tuple[nnx.State, nnx.State]:
     """Statistics after a pass, and those of this batch alone: what moved, without the momentum."""
-    net = nnx.merge(generator, params, stats, copy=True)
+    net = nnx.merge(generator_shapes(config)[0], params, stats, copy=True)
     power_iteration(net)
     noise = jax.random.normal(jax.random.key(i), (len(masks), STYLE)) if config.style else None
     labels = padded(masks, padded_px(config.size_px, config.upsamplings), "constant")

@@ -146,7 +146,7 @@ def trace(folder: Path, start: bool, state: Any):
 def record(pending: list[tuple[int, dict]], run: Run) -> float:
     """Write the metrics of the last steps; the loss of the newest. Raises TrainingDiverged, naming the step."""
     loss = math.nan
-    for step, values in pending:
+    for step, values in jax.device_get(pending):              # at once: each fetch by itself waits for the device
         values = {k: float(v) for k, v in values.items()}
         run.log(step, values)
         loss = values["loss"]

@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -111,19 +111,7 @@ class Parallel:
         self.replicated, self.sharded = shardings(self.devices)
         self.local_replicated, self.local_sharded = shardings(local_devices)
         self.local_device_count = len(local_devices)
-        step = functools.partial(task.step, axis_name=AXIS)
-        if mode == "pmap":
-            self._step = jax.pmap(step, axis_name=AXIS, donate_argnums=0, in_axes=(0, 0, None, 0),
-                                  devices=self.devices)
-        else:
-            if len(self.devices) == 1:
-                step = task.step
-            else:        # by shard_map: the compiler would spread tables of neighbourhoods and packed slices
-                replicated, sharded = self.replicated.spec, self.sharded.spec
-                step = jax.shard_map(step, mesh=self.replicated.mesh, check_vma=False, out_specs=replicated,
-                                     in_specs=(replicated, sharded, replicated, replicated))
-            options = ON_TPU if self.devices[0].platform == "tpu" else None
-            self._step = jax.jit(step, donate_argnums=0, compiler_options=options)
+        self._step = on_devices(task.step, mode, tuple(self.devices))
         self.constants_on_host = task.constants
 
     @functools.cached_property
@@ -203,6 +191,23 @@ class Parallel:
         return state, metrics if self.mode == "jit" else jax.tree.map(lambda x: local(x)[0], metrics)
 
 
+@functools.lru_cache(maxsize=16)
+def on_devices(of_task: Callable, mode: Mode, devices: tuple) -> Any:
+    """A task's step, jitted; the trainings of one process whose steps are equal trace and compile it once."""
+    def step(state, batch, key, constants):                # traces and profiles call it that
+        return of_task(state, batch, key, constants, AXIS if mode == "pmap" or len(devices) > 1 else None)
+
+    if mode == "pmap":
+        return jax.pmap(step, axis_name=AXIS, donate_argnums=0, in_axes=(0, 0, None, 0), devices=devices)
+    options = ON_TPU if devices[0].platform == "tpu" else None
+    if len(devices) > 1:        # by shard_map: the compiler would spread tables of neighbourhoods and packed slices
+        replicated, sharded = shardings(devices)
+        step = jax.shard_map(
+            step, mesh=replicated.mesh, check_vma=False, out_specs=replicated.spec,
+            in_specs=(replicated.spec, sharded.spec, replicated.spec, replicated.spec))
+    return jax.jit(step, donate_argnums=0, compiler_options=options)
+
+
 def share_of(indices: Int[np.ndarray, " n"]) -> Int[np.ndarray, " m"]:
     """Those that this process works on where all have the same to do; at least one."""
     mine = indices[jax.process_index()::jax.process_count()]
@@ -218,7 +223,7 @@ def of_all(rows: np.ndarray, count: int) -> np.ndarray:
     return multihost_utils.process_allgather(padded).swapaxes(0, 1).reshape(-1, *rows.shape[1:])[:count]
 
 
-def shardings(devices: list) -> tuple[NamedSharding, NamedSharding]:
+def shardings(devices: Sequence) -> tuple[NamedSharding, NamedSharding]:
     """Replicated over a mesh of these devices, and split over them."""
     mesh = jax.make_mesh((len(devices),), (AXIS,), axis_types=(AxisType.Auto,), devices=devices)
     return NamedSharding(mesh, PartitionSpec()), NamedSharding(mesh, PartitionSpec(AXIS))

@@ -3,10 +3,11 @@
 import contextlib
 import json
 import logging
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 import numpy as np
@@ -14,11 +15,13 @@ import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
 from orbax.checkpoint import checkpoint_managers as keep
 from PIL import Image
-from tensorboardX import SummaryWriter
 
 from cardiojax.errors import RunError, one_line
 from cardiojax.files import one_writer, whole, write_arrays
 from cardiojax.models.saved import flatten, read_config, read_metrics, write_config
+
+if TYPE_CHECKING:
+    from tensorboardX import SummaryWriter
 
 log = logging.getLogger("cardiojax")
 
@@ -48,7 +51,7 @@ class Run:
                                             keep_checkpoints_without_metrics=False)])))
         if self.first:
             self.metrics = self.held.enter_context((self.path / "metrics.jsonl").open("a"))
-            self.tensorboard = SummaryWriter(str(self.path / "tensorboard"))
+            self.tensorboard = _event_writer(self.path / "tensorboard")
             self.held.callback(self.tensorboard.close)
         self.held.callback(self._finish_checkpoints)           # first of all when it is left
 
@@ -185,3 +188,17 @@ def _check_same(saved: dict, settings: dict, path: Path):
         if (of_run := saved["config"].get(key, OLD_DEFAULTS.get(key))) != value:
             raise RunError(f"{path} holds a run with {key} {of_run!r}, not {value!r}; "
                            "choose another --run or the same settings")
+
+
+def _event_writer(folder: Path) -> "SummaryWriter":
+    """For TensorBoard. Its library imports PyTorch wherever that is installed, for seconds and for tensors that we have
+    none of; here it finds none."""
+    absent = "torch" not in sys.modules
+    try:
+        if absent:
+            sys.modules["torch"] = None             # pyright: ignore[reportArgumentType]
+        from tensorboardX import SummaryWriter
+    finally:
+        if absent:
+            del sys.modules["torch"]
+    return SummaryWriter(str(folder))

@@ -8,12 +8,11 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 from flax import nnx
 from jaxtyping import Array, Int
 
 from cardiojax import data
-from cardiojax.config import SferaConfig
+from cardiojax.config import SferaConfig, SferaNetConfig
 from cardiojax.data import Split
 from cardiojax.errors import RunError
 from cardiojax.evaluate.metrics import Accumulator, with_ef
@@ -21,18 +20,17 @@ from cardiojax.evaluate.statistics import recalibration
 from cardiojax.models.ridge import UNCALIBRATED, Calibration, Ridge
 from cardiojax.models.sfera import Readout, Scaling, SferaModel, features_of, network_shapes, new_network, volumes_of
 from cardiojax.nets.layers import MOMENTUM
-from cardiojax.nets.sfera import TYPICAL_SLICES
-from cardiojax.preparation.augment import augment, study_keys
 from cardiojax.preparation.batch import Batch
-from cardiojax.train import loop, losses, parallel, rates
+from cardiojax.train import loop, parallel, rates
 from cardiojax.train.ridge import fit as fit_ridge
-from cardiojax.train.state import State, first_state, updated, volume_score
+from cardiojax.train.sfera_step import SferaStep, optimiser
+from cardiojax.train.state import State, first_state, volume_score
 
 SAMPLED_STUDIES = 512          # that batch statistics are re-estimated from, and evaluations before the last look at
 
 
 class SferaTask:
-    """`init`, `step` and `evaluate` of one training run; `step` is pure and is jitted by the caller."""
+    """`init`, `step` and `evaluate` of one training run; `step` is a `SferaStep`, jitted by the caller."""
 
     def __init__(self, config: SferaConfig, training: Split, validation: Split, init: SferaModel | None = None,
                  options: parallel.StepOptions = parallel.DEFAULT):
@@ -42,12 +40,11 @@ class SferaTask:
         # arguments of the step, so that one compilation serves every dataset and every number of steps
         self.constants = self.scaling, rates.Cosine.of(config.learning_rate, config.steps)
         self.parent = init
-        self.graph, _, self.no_stats = network_shapes(config.net, options.remat)
+        self.graph = network_shapes(config.net)[0]
         self.mean_predictor = with_ef(training.volumes_ml).mean(axis=0)
-        clip = optax.clip_by_global_norm(config.clip_norm) if config.clip_norm else optax.identity()
-        self.optimiser = optax.flatten(optax.chain(      # one vector: a hundred small loops less to compile
-            clip, optax.scale_by_radam(),
-            optax.add_decayed_weights(config.weight_decay), rates.by_rate()))
+        self.optimiser = optimiser(config.clip_norm, config.weight_decay)
+        self.step = SferaStep(config.net, config.augment, config.area_weight, config.ema, self.optimiser,
+                              options.accumulate, options.remat)
 
     def init(self, key: Array) -> State:
         if self.parent:
@@ -62,37 +59,6 @@ class SferaTask:
         return data.training_batches(self.training, size_px=self.config.net.size_px, batch=self.config.batch,
                                      slices=self.slices, seed=seed, process=process, processes=processes,
                                      devices=devices, reading=data.Reading(self.options.workers, self.options.keep_gib))
-
-    def step(self, state: State, batch: Batch, key: Array, constants: tuple[Scaling, rates.Cosine],
-             axis_name: str | None = None) -> tuple[State, dict[str, Array]]:
-        scaling, rate = constants
-        first = 0 if axis_name is None else jax.lax.axis_index(axis_name) * len(batch.frames)
-        augment_keys, dropout_keys = (study_keys(k, len(batch.frames), first)
-                                      for k in jax.random.split(jax.random.fold_in(key, state.step)))
-        frames, volumes, areas = augment(augment_keys, batch.frames, batch.n_slices, batch.volumes_ml,
-                                         batch.area_mm2, self.config.augment)
-        target = scaling.scale(volumes, batch.slice_spacing_mm)
-        # an area (mm²) / 1000 is that slice's share of V / spacing (ml/mm); see SferaOutput.areas
-        share = areas / 1000.0 / (scaling.high - scaling.low) * TYPICAL_SLICES
-
-        slice_budget = batch.slice_budget if self.options.accumulate == 1 else None
-
-        def loss(params, stats, micro):
-            frames, n_slices, target, share, dropout_keys = micro
-            model = nnx.merge(self.graph, params, stats, copy=True)
-            out = model(frames, n_slices, train=True, slice_budget=slice_budget, dropout_keys=dropout_keys,
-                        axis_name=axis_name)
-            volume = losses.masked_rmse(out.volumes, target, jnp.ones_like(target), axis_name)
-            area = losses.masked_rmse(out.areas, share, ~jnp.isnan(share) * 1.0, axis_name)
-            total = volume + self.config.area_weight * area
-            return total, (nnx.state(model, nnx.BatchStat), {"loss": total, "volume_rmse": volume, "area_rmse": area})
-
-        gradients, stats, metrics = parallel.gradients(
-            loss, state.params, state.stats, (frames, batch.n_slices, target, share, dropout_keys),
-            self.options.accumulate)
-        state, metrics["gradient_norm"] = updated(state, gradients, stats, self.optimiser, rate, self.config.ema,
-                                                   axis_name)
-        return state, metrics
 
     def evaluate(self, state: State, shard: Callable[[Batch], Batch], everything: bool = True
                  ) -> tuple[dict[str, float], dict, dict]:
@@ -122,7 +88,7 @@ class SferaTask:
     def re_estimated(self, params: nnx.State, shard: Callable[[Batch], Batch]) -> nnx.State:
         """Batch statistics that belong to `params`: means over a sample of the training studies, as they are predicted
         on."""
-        sums = [jax.device_get(self._sums(params, shard(batch)))
+        sums = [jax.device_get(_sums(self.config.net, params, shard(batch)))
                 for batch in self._batches(self.training, data.sample_of(self.training, SAMPLED_STUDIES))]
         moments, slices = jax.tree.map(lambda *terms: sum(terms), *sums)
         return jax.tree.map(lambda total: jnp.asarray(total / slices), moments)
@@ -140,15 +106,17 @@ class SferaTask:
             rows.append([np.asarray(a)[batch.real] for a in (features, batch.volumes_ml, batch.slice_spacing_mm)])
         return tuple(parallel.of_all(np.concatenate(column), len(indices)) for column in zip(*rows, strict=True))
 
-    @functools.partial(jax.jit, static_argnums=0)
-    def _sums(self, params, batch: Batch) -> tuple[nnx.State, Array]:
-        """Of one batch: the statistics, which are what a training pass leaves of statistics that were zero, times its
-        number of slices; and that number."""
-        model = nnx.merge(self.graph, params, jax.tree.map(jnp.zeros_like, self.no_stats), copy=True)
-        n = jnp.where(batch.real, batch.n_slices, 0)
-        model(batch.frames.astype(jnp.float32) / 255.0, n, train=True, slice_budget=batch.slice_budget)
-        slices = n.sum()
-        return jax.tree.map(lambda kept: slices * kept / (1 - MOMENTUM), nnx.state(model, nnx.BatchStat)), slices
+
+@functools.partial(jax.jit, static_argnums=0)
+def _sums(net: SferaNetConfig, params, batch: Batch) -> tuple[nnx.State, Array]:
+    """Of one batch: the statistics, which are what a training pass leaves of statistics that were zero, times its
+    number of slices; and that number."""
+    graph, _, shapes = network_shapes(net)
+    model = nnx.merge(graph, params, jax.tree.map(jnp.zeros_like, shapes), copy=True)
+    n = jnp.where(batch.real, batch.n_slices, 0)
+    model(batch.frames.astype(jnp.float32) / 255.0, n, train=True, slice_budget=batch.slice_budget)
+    slices = n.sum()
+    return jax.tree.map(lambda kept: slices * kept / (1 - MOMENTUM), nnx.state(model, nnx.BatchStat)), slices
 
 
 def calibrated(ridge: Ridge, scaling: Scaling, features, volumes_ml, spacing_mm) -> Calibration:

@@ -34,6 +34,12 @@ def table_rows(frames: Frames, config: GauganConfig, batch: int) -> dict[int, in
     return found
 
 
+def no_rows(batch: int) -> dict[int, int]:
+    """No tables: γ and β are computed for every pixel."""
+    del batch
+    return {}
+
+
 def _masks(frames: Frames, config: GauganConfig, batch: int, seed: int) -> UInt8[np.ndarray, "n h w"]:
     drawn = np.random.default_rng(seed).choice(len(frames), batch, replace=len(frames) < batch)
     return frames.batch(drawn, config.net.size_px).masks
