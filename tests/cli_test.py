@@ -55,14 +55,13 @@ def contours(phantom_data, tmp_path_factory) -> Path:
     return path
 
 
-def test_help_everywhere():
+def test_help_everywhere(capsys):
     for words in ([], ["build"], ["train"], ["train", "contours"], ["train", "gaugan"], ["combine"], ["predict"],
                   ["show"], ["experiment"], ["experiment", "labels"], ["demo"], ["port"], ["port", "vgg"],
                   ["port", "spade"]):
-        done = subprocess.run([sys.executable, "-m", "cardiojax", *words, "--help"], capture_output=True, text=True,
-                              check=False, timeout=120)
-        assert done.returncode == 0, done.stderr
-        assert done.stdout.strip()
+        code, said, err = cardiojax(capsys, *words, "--help")
+        assert code == 0, err
+        assert said.strip()
     train = subprocess.run([sys.executable, "-m", "cardiojax", "train", "sfera", "--help", "--preset", "paper"],
                            capture_output=True, text=True, check=False, timeout=120).stdout
     assert "20000" in train                     # defaults are the preset's

@@ -101,6 +101,17 @@ def test_where_a_gpus_latency_goes_is_the_files():
     assert "some 0.2 into launching convolutions" in page
     assert whole - rows["as it is"][buffered]["ms"] == pytest.approx(0.2, abs=0.05)
     assert f"{rows['weights closed over, batch there'][buffered]['ms']:.2f} ms were reached" in page
+    now = rows["since: one array back, vectors as one, one command buffer"]["float32"]
+    assert f"{now['ms']:.2f} ms (fastest {now['min_ms']:.2f})" in page
+
+
+def test_how_long_a_gpus_start_takes_is_the_files():
+    found = json.loads((ROOT / "benchmarks" / "results" / "gpu_h200_starts.json").read_text())
+    page = (ROOT / "docs" / "speed.md").read_text().replace("\n", " ")
+    cold, warm = found["start_to_first_steps_s"].values()
+    compiler = found["seconds_of_it"]["cold"]["XLA, of the step"]
+    assert f"{cold:.0f} s where nothing is compiled yet, {compiler:.0f} of them XLA's, and {warm:.0f} s" in page
+    assert f"trainings takes {found['seconds_of_it']['warm']['imports']} s" in page
 
 
 def test_what_contours_teach_a_generator_is_the_files():

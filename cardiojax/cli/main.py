@@ -1,5 +1,6 @@
 """`cardiojax VERB …`: finds the verb, and turns errors into one line and an exit code."""
 
+import gc
 import importlib
 import logging
 import os
@@ -82,6 +83,7 @@ def set_up(cache: bool = True):
         os.environ["JAX_ENABLE_COMPILATION_CACHE"] = "false"
     os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.2")
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    gc.set_threshold(100_000, 50, 50)      # tracing makes objects by the million that stay: a seventh of its time
     logging.raiseExceptions = False        # a log that has no room left (build.log) is no reason for a traceback
     logging.getLogger().setLevel(logging.ERROR)
     logging.getLogger("absl").setLevel(logging.CRITICAL)       # Orbax logs, with a traceback, what it raises as well
