@@ -5,7 +5,6 @@ On a machine with a GPU, `JAX_PLATFORMS=cuda python -m pytest -m gpu` compares i
 
 import collections
 import gc
-import importlib.metadata
 import json
 import os
 import signal
@@ -15,11 +14,7 @@ from pathlib import Path
 
 DEVICES = 8
 FAKE = f"--xla_force_host_platform_device_count={DEVICES}"
-# the older emitters compile in two thirds of the time; later jaxlibs have none
-OLDER = tuple(map(int, importlib.metadata.version("jaxlib").split(".")[:2])) < (0, 11)
-QUICK = "--xla_cpu_use_fusion_emitters=false" * OLDER
-flags = [flag for flag in os.environ.get("XLA_FLAGS", "").split() if flag not in (FAKE, QUICK)]
-os.environ["XLA_FLAGS"] = " ".join([*flags, FAKE, QUICK]).strip()
+os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '').replace(FAKE, '')} {FAKE}".strip()
 gc.set_threshold(100_000, 50, 50)          # tracing makes objects by the million, and they stay
 platforms = os.environ.get("JAX_PLATFORMS", "cpu").split(",")
 os.environ["JAX_PLATFORMS"] = ",".join(dict.fromkeys([*platforms, "cpu"]))       # what a GPU is compared with

@@ -66,7 +66,7 @@ def ids(split) -> list[str]:
 def test_folds_test_every_patient_once(phantom):
     everyone = data.joined(*(data.open_split(f"{DATASET}:{split}", phantom) for split in (
         "train", "validation", "test")))
-    folds = [few_annotated.fold(everyone, DATASET, seed) for seed in range(5)]
+    folds = few_annotated.folds(everyone, DATASET)
     assert sorted(i for fold in folds for i in ids(fold["test"])) == sorted(ids(everyone))
     assert [ids(fold["validation"]) for fold in folds] == [ids(fold["test"]) for fold in (*folds[1:], folds[0])]
     for fold in folds:
@@ -74,9 +74,9 @@ def test_folds_test_every_patient_once(phantom):
         assert [len(fold[split]) for split in ("train", "validation", "test")] == [9, 3, 3]
         assert not fold["train"].ancestors & (fold["validation"].ancestors | fold["test"].ancestors)
     with pytest.raises(DataError, match="has 4 patients, and 5 folds want 5 or more"):
-        few_annotated.fold(everyone.subset(np.arange(4), "four"), "four", 0)
+        few_annotated.folds(everyone.subset(np.arange(4), "four"), "four")
     with pytest.raises(DataError, match="15 studies have no LV in their masks"):
-        few_annotated.fold(everyone.without_masks(), DATASET, 0)
+        few_annotated.folds(everyone.without_masks(), DATASET)
 
 
 @pytest.fixture(scope="module")

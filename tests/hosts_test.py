@@ -22,7 +22,6 @@ from cardiojax.errors import InputError
 from cardiojax.models.saved import read_metrics
 from cardiojax.train import hosts, launchers, loop, sfera
 from cardiojax.train.parallel import Parallel
-from conftest import QUICK
 from tests import sgd_step
 
 ROOT = Path(__file__).parents[1]
@@ -33,7 +32,7 @@ TRAIN = ("train", "sfera", "--preset", "tiny", "--data", "phantom/dsb_like:train
 
 def python(*words: str, process: int | None = None) -> subprocess.Popen:
     """A Python of its own; as `process` of two, with two devices."""
-    flags = QUICK if process is None else f"{QUICK} --xla_force_host_platform_device_count=2"
+    flags = "" if process is None else "--xla_force_host_platform_device_count=2"
     env = {**os.environ, "XLA_FLAGS": flags, "JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}
     return subprocess.Popen([sys.executable, "-m", *words], cwd=ROOT, env=env, stderr=subprocess.PIPE, text=True)
 

@@ -38,8 +38,7 @@ class FewAnnotated(LabelArms):
         """Raises DataError where studies have no masks, or there are fewer than five patients."""
         everyone = data.joined(*(data.open_split(f"{dataset}:{split}", data_dir)
                                  for split in ("train", "validation", "test")))
-        splits = [fold(everyone, dataset, seed) for seed in range(config.seeds)]
-        super().__init__(config, preset, dataset, splits, data_dir, out, make)
+        super().__init__(config, preset, dataset, folds(everyone, dataset)[:config.seeds], data_dir, out, make)
 
     def setting(self) -> str:
         train, test = (len(self.splits[0][split]) for split in ("train", "test"))
@@ -124,8 +123,8 @@ class FewAnnotated(LabelArms):
             f"pretrained_{name}_{count}_{seed}", fingerprint(cohort), cohort, self.splits[seed]["validation"], seed))
 
 
-def fold(everyone: Split, dataset: str, seed: int) -> dict[str, Split]:
-    """Test: fold `seed` of five, by patient; validation: the next one; train: the others. Raises DataError."""
+def folds(everyone: Split, dataset: str) -> list[dict[str, Split]]:
+    """Five times: one fold of the patients to test, the next to validate, the others to train on. Raises DataError."""
     studies = list(everyone)
     if without := [study.study_id for study in studies if not study.has_lv]:
         raise DataError(f"{dataset}: {len(without)} studies have no LV in their masks, {without[0]} for one")
@@ -135,9 +134,14 @@ def fold(everyone: Split, dataset: str, seed: int) -> dict[str, Split]:
     if len(shuffled) < FOLDS:
         raise DataError(f"{dataset} has {len(shuffled)} patients, and {FOLDS} folds want {FOLDS} or more")
     of_patient = {patient: i % FOLDS for i, patient in enumerate(shuffled)}
-    after = (np.array([of_patient[patients[key]] for key in real]) - seed) % FOLDS        # the tested fold
-    return {split: everyone.subset(np.flatnonzero(chosen), f"{dataset}:{split}, fold {seed} of {FOLDS}") for
-            split, chosen in (("train", after > 1), ("validation", after == 1), ("test", after == 0))}
+    of_study = np.array([of_patient[patients[key]] for key in real])
+
+    def tested(seed: int) -> dict[str, Split]:
+        after = (of_study - seed) % FOLDS
+        return {split: everyone.subset(np.flatnonzero(chosen), f"{dataset}:{split}, fold {seed} of {FOLDS}") for
+                split, chosen in (("train", after > 1), ("validation", after == 1), ("test", after == 0))}
+
+    return [tested(seed) for seed in range(FOLDS)]
 
 
 def without_patients(split: Split) -> Split:
