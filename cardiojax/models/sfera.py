@@ -25,6 +25,7 @@ from cardiojax.preparation.batch import Batch, batch_of
 from cardiojax.study import Study
 
 # one launch in place of a hundred: a GPU's command buffer of all that a call does, its convolutions too
+# (not for trainings: contours' died of it, cuDNN status 5003, where processes shared an H200; jax 0.11.2)
 AS_ONE_GRAPH = {"xla_gpu_enable_command_buffer": "FUSION,CUBLAS,CUBLASLT,CUSTOM_CALL,CUDNN,CONVOLUTION",
                 "xla_gpu_graph_min_graph_size": 1}
 

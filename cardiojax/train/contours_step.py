@@ -49,7 +49,7 @@ class ContoursStep:
     remat: bool = False
 
     def __call__(self, state: State, batch: LabelledBatch, key: Array, constants: rates.Cosine,
-             axis_name: str | None = None) -> tuple[State, dict[str, Array]]:
+                 axis_name: str | None = None) -> tuple[State, dict[str, Array]]:
         def keys(which: int, count: int) -> Array:         # of this replica's share of the batch
             first = 0 if axis_name is None else jax.lax.axis_index(axis_name) * count
             return study_keys(jax.random.fold_in(jax.random.fold_in(key, state.step), which), count, first)

@@ -94,7 +94,7 @@ class GauganStep:
         return padded_px(self.net.size_px, self.net.upsamplings)
 
     def __call__(self, state: State, batch: FrameBatch, key: Array, constants: Constants,
-             axis_name: str | None = None) -> tuple[State, dict[str, Array]]:
+                 axis_name: str | None = None) -> tuple[State, dict[str, Array]]:
         """G on the features of D and its hinge; then D on a fresh pass of the updated G (NVlabs `pix2pix_trainer`)."""
         first = 0 if axis_name is None else jax.lax.axis_index(axis_name) * len(batch.images)
         augment_key, style_key = jax.random.split(jax.random.fold_in(key, state.step))
@@ -128,7 +128,7 @@ class GauganStep:
         if axis_name is not None:
             metrics = jax.lax.pmean(metrics, axis_name)
         return dataclasses.replace(state, step=state.step + 1, discriminator=discriminator,
-                             discriminator_opt=discriminator_opt), metrics
+                                   discriminator_opt=discriminator_opt), metrics
 
     def _maps(self, params: nnx.State, stats: nnx.State, labels):
         """Label maps, made once for both passes, with the tables of γ and β that this machine is fast with."""

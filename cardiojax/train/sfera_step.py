@@ -39,7 +39,7 @@ class SferaStep:
     remat: bool = False
 
     def __call__(self, state: State, batch: Batch, key: Array, constants: tuple[Scaling, rates.Cosine],
-             axis_name: str | None = None) -> tuple[State, dict[str, Array]]:
+                 axis_name: str | None = None) -> tuple[State, dict[str, Array]]:
         scaling, rate = constants
         first = 0 if axis_name is None else jax.lax.axis_index(axis_name) * len(batch.frames)
         augment_keys, dropout_keys = (study_keys(k, len(batch.frames), first)
@@ -51,7 +51,6 @@ class SferaStep:
         share = areas / 1000.0 / (scaling.high - scaling.low) * TYPICAL_SLICES
 
         slice_budget = batch.slice_budget if self.accumulate == 1 else None
-
         graph = network_shapes(self.net, self.remat)[0]
 
         def loss(params, stats, micro):
