@@ -132,8 +132,7 @@ def test_interrupted_is_uninterrupted(mixed, splits, finished, tmp_path):
 
 
 def one_step(task, batch, mode, devices):
-    task.optimiser = optax.sgd(1.0)
-    task.step = dataclasses.replace(task.step, optimiser=task.optimiser)
+    task.step = dataclasses.replace(task.step, optimiser=optax.sgd(1.0))
     parallel = Parallel(task, mode, jax.devices()[:devices])
     state = parallel.place(task.init(jax.random.key(0)))
     state, metrics = parallel.step(state, parallel.place_batch(batch), jax.random.key(3))

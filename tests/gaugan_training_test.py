@@ -153,6 +153,8 @@ def test_a_table_that_is_too_small_gives_way_to_every_pixel(phantom_data, tmp_pa
         assert gaugan.train(CONFIG, preset="tiny", **ONE, data_dir=phantom_data, run=tmp_path / "run",
                             options=StepOptions(spade="table")) == {"l1": 0.5}
     assert len(tried) == 2
+    assert callable(tried[0])
+    assert tried[0] is not no_rows
     assert tried[1] is no_rows
     assert "every pixel" in caplog.text
 

@@ -47,8 +47,7 @@ def without_kinks():
 def task(data_dir: Path) -> sfera.SferaTask:
     splits = [data.open_split(f"phantom/dsb_like:{split}", data_dir) for split in ("train", "validation")]
     found = sfera.SferaTask(CONFIG, *splits)
-    found.optimiser = optax.sgd(1.0)
-    found.step = dataclasses.replace(found.step, optimiser=found.optimiser)
+    found.step = dataclasses.replace(found.step, optimiser=optax.sgd(1.0))
     return found
 
 

@@ -119,8 +119,7 @@ def test_nan_stops_the_run_and_names_the_step(phantom_data, tmp_path):
 def one_step(task, batch, mode, devices):
     """Parameters, statistics and metrics after a step of SGD, so that the step shows the gradients themselves."""
     import optax
-    task.optimiser = optax.sgd(1.0)
-    task.step = dataclasses.replace(task.step, optimiser=task.optimiser)
+    task.step = dataclasses.replace(task.step, optimiser=optax.sgd(1.0))
     parallel = Parallel(task, mode, jax.devices()[:devices])
     state = parallel.place(task.init(jax.random.key(0)))
     state, metrics = parallel.step(state, parallel.place_batch(batch), jax.random.key(3))
@@ -273,7 +272,8 @@ def test_gradients_are_clipped_unless_the_norm_is_0(phantom_data, clip_norm):
     task = task_of(phantom_data, dataclasses.replace(CONFIG, clip_norm=clip_norm, weight_decay=0.0))
     params = task.init(jax.random.key(0)).params
     gradients = jax.tree.map(jnp.ones_like, params)
-    _, opt = task.optimiser.update(gradients, task.optimiser.init(params), params, rate=task.constants[1])
+    optimiser = task.step.optimiser
+    _, opt = optimiser.update(gradients, optimiser.init(params), params, rate=task.constants[1])
     moments = [x for x in jax.tree.leaves(opt) if x.ndim]
     norm = clip_norm or sum(x.size for x in jax.tree.leaves(params))**0.5
     assert float(jnp.linalg.norm(moments[0])) == pytest.approx(0.1 * norm, rel=1e-4)         # 1 − β₁ of the gradient

@@ -45,16 +45,15 @@ class ContoursTask:
         self.parent, self.volumes = init, taught_by_volume(training) if config.stacks else np.array([], int)
         self.mean_predictor = with_ef(training.volumes_ml[np.isfinite(training.volumes_ml).all(1)]).mean(axis=0)
         self.constants = rates.Cosine.of(config.learning_rate, config.steps, min(config.warmup, config.steps // 2))
-        self.optimiser = optimiser(config.weight_decay)
         self.step = ContoursStep(config.net, config.augment, config.area_weight, config.volume_weight, config.ema,
-                                 self.optimiser, options.accumulate, options.remat)
+                                 optimiser(config.weight_decay), options.accumulate, options.remat)
 
     def init(self, key: Array) -> State:
         if self.parent:
             params, stats = jax.tree.map(jnp.copy, (self.parent.params, self.parent.stats))
         else:
             _, params, stats = new_networks(self.config.net, key)
-        return first_state(limited_to(self.training.labels, params), stats, self.optimiser)
+        return first_state(limited_to(self.training.labels, params), stats, self.step.optimiser)
 
     def batches(self, seed: int, process: int = 0, processes: int = 1, devices: int = 1):
         return labelled_batches(self.training, self.volumes, neighbours=self.config.net.neighbours,

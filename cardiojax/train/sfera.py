@@ -42,9 +42,8 @@ class SferaTask:
         self.parent = init
         self.graph = network_shapes(config.net)[0]
         self.mean_predictor = with_ef(training.volumes_ml).mean(axis=0)
-        self.optimiser = optimiser(config.clip_norm, config.weight_decay)
-        self.step = SferaStep(config.net, config.augment, config.area_weight, config.ema, self.optimiser,
-                              options.accumulate, options.remat)
+        self.step = SferaStep(config.net, config.augment, config.area_weight, config.ema,
+                              optimiser(config.clip_norm, config.weight_decay), options.accumulate, options.remat)
 
     def init(self, key: Array) -> State:
         if self.parent:
@@ -53,7 +52,7 @@ class SferaTask:
             _, params, stats = new_network(self.config.net, key)
             if self.config.net.readout == "sum":       # no area is no volume: both losses then ask for the same head
                 params["offset"][...] = -jnp.asarray(self.scaling.low / (self.scaling.high - self.scaling.low))
-        return first_state(params, stats, self.optimiser)
+        return first_state(params, stats, self.step.optimiser)
 
     def batches(self, seed: int, process: int = 0, processes: int = 1, devices: int = 1):
         return data.training_batches(self.training, size_px=self.config.net.size_px, batch=self.config.batch,
