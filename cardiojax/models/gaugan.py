@@ -15,7 +15,7 @@ from cardiojax.config import GauganNetConfig, jax_dtype
 from cardiojax.errors import InputError, RunError
 from cardiojax.files import write_arrays
 from cardiojax.models.saved import flatten, into_state, opened
-from cardiojax.nets.draws import drawn_at_once
+from cardiojax.nets.draws import rngs_of
 from cardiojax.nets.gaugan import STYLE, Discriminator, Generator, padded_px, sides
 from cardiojax.nets.spade import missing_rows
 from cardiojax.ops import devices, lookup
@@ -44,12 +44,11 @@ def split_net(net: nnx.Module) -> tuple[nnx.GraphDef, nnx.State, nnx.State]:
     return nnx.split(net, nnx.Param, nnx.BatchStat)
 
 
-@functools.partial(jax.jit, static_argnames="net")
 def new_networks(net: GauganNetConfig, key: Array) -> tuple[nnx.State, nnx.State, nnx.State, nnx.State]:
     """Random parameters and first statistics of a generator, and of a discriminator."""
     generator_key, discriminator_key = jax.random.split(key)
-    return (*split_net(drawn_at_once(functools.partial(build_generator, net), generator_key))[1:],
-            *split_net(drawn_at_once(functools.partial(build_discriminator, net), discriminator_key))[1:])
+    return jax.device_put((*split_net(build_generator(net, rngs_of(generator_key)))[1:],
+                           *split_net(build_discriminator(net, rngs_of(discriminator_key)))[1:]))
 
 
 def padded(array: Array | np.ndarray, size_px: int, mode: str) -> Array:

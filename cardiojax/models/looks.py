@@ -14,6 +14,7 @@ from flax import nnx
 from jaxtyping import Array, Float, Int, UInt8
 
 from cardiojax.config import ContoursNetConfig, jax_dtype
+from cardiojax.nets.draws import rngs_of
 from cardiojax.nets.unet import UNet
 from cardiojax.preparation import SIZE_PX
 from cardiojax.units import LABELS
@@ -46,10 +47,10 @@ def build_networks(net: ContoursNetConfig, rngs: nnx.Rngs, remat: bool = False) 
     return nnx.Dict(coarse=UNet(width=net.coarse_width, **common), fine=UNet(width=net.width, **common))
 
 
-@functools.partial(jax.jit, static_argnames=("net", "remat"))
 def new_networks(net: ContoursNetConfig, key: Array, remat: bool = False) -> tuple[nnx.GraphDef, nnx.State, nnx.State]:
     """Networks of random weights as graphdef, parameters and batch statistics."""
-    return nnx.split(build_networks(net, nnx.Rngs(key), remat), nnx.Param, nnx.BatchStat)
+    graph, *states = nnx.split(build_networks(net, rngs_of(key), remat), nnx.Param, nnx.BatchStat)
+    return graph, *jax.device_put(states)
 
 
 @functools.cache

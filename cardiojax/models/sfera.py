@@ -19,6 +19,7 @@ from cardiojax.models.measuring import MeasuringModel
 from cardiojax.models.prediction import Prediction, difference_std, ef_with_std, p_below, reasons_to_refer
 from cardiojax.models.ridge import UNCALIBRATED, Calibration, Ridge
 from cardiojax.models.saved import flatten, into_state, opened
+from cardiojax.nets.draws import rngs_of
 from cardiojax.nets.sfera import Sfera
 from cardiojax.preparation.augment import view
 from cardiojax.preparation.batch import Batch, batch_of
@@ -82,17 +83,17 @@ class Volumes(NamedTuple):
         return cls(rows[:, :2], rows[:, 2:4], *rows[:, 4:7].T, rows[:, 7:].reshape(len(rows), -1, 2))
 
 
-@functools.partial(jax.jit, static_argnames=("net", "remat"))
 def new_network(net: SferaNetConfig, key: Array, remat: bool = False) -> tuple[nnx.GraphDef, nnx.State, nnx.State]:
     """A network of random weights as graphdef, parameters and batch statistics."""
     fields = dataclasses.asdict(net)
-    model = Sfera(**{**fields, "dtype": jax_dtype(net.dtype)}, remat=remat, rngs=nnx.Rngs(key))
-    return nnx.split(model, nnx.Param, nnx.BatchStat)
+    model = Sfera(**{**fields, "dtype": jax_dtype(net.dtype)}, remat=remat, rngs=rngs_of(key))
+    graph, *states = nnx.split(model, nnx.Param, nnx.BatchStat)
+    return graph, *jax.device_put(states)
 
 
 @functools.cache
 def network_shapes(net: SferaNetConfig, remat: bool = False) -> tuple[nnx.GraphDef, nnx.State, nnx.State]:
-    """The same with shapes for arrays, for weights that come from elsewhere: at once, where `new_network` compiles."""
+    """The same with shapes for arrays, for weights that come from elsewhere."""
     return jax.eval_shape(functools.partial(new_network, net, remat=remat), jax.random.key(0))
 
 

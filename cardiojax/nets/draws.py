@@ -1,47 +1,66 @@
-"""A network's random numbers in one draw."""
+"""A network's first weights, drawn by NumPy: a program of JAX that draws a hundred arrays takes long to compile."""
 
-import math
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
-from jaxtyping import Array
+from jax.core import Tracer
+from jaxtyping import Array, Float
 
-Network = TypeVar("Network")
+Drawn = Float[Array | np.ndarray, "..."]
 
 
-class Cut(nnx.Rngs):
-    """Normal numbers from wherever `take` has them; its streams of keys are not for drawing."""
+class HostRngs(nnx.Rngs):
+    """Normal numbers by NumPy; what else Flax takes from it (keys) is not for drawing."""
 
-    def __init__(self, take: Callable[[tuple[int, ...]], Array]):
+    def __init__(self, key: Array):
         super().__init__(0)
-        self.take = take
+        self.generator = np.random.default_rng(np.asarray(jax.random.key_data(key)))
 
-    def normal(self, shape: tuple[int, ...]) -> Array:         # pyright: ignore[reportIncompatibleMethodOverride]
-        return self.take(shape)
+    def normal(self, shape: tuple[int, ...]) -> np.ndarray:    # pyright: ignore[reportIncompatibleMethodOverride]
+        return self.generator.standard_normal(shape, np.float32)
 
 
-def drawn_at_once(build: Callable[[nnx.Rngs], Network], key: Array) -> Network:
-    """What `build` makes, all of its normal numbers cut from one draw. A draw for each of a GauGAN's hundred arrays is
-    a program that takes a CPU 17 s to compile."""
-    size = 0
+def rngs_of(key: Array) -> nnx.Rngs:
+    """What a network is drawn from; within a traced function (for its shapes, `jax.eval_shape`) Flax's own."""
+    return nnx.Rngs(key) if isinstance(key, Tracer) else HostRngs(key)
 
-    def count(shape: tuple[int, ...]) -> Array:
-        nonlocal size
-        size += math.prod(shape)
-        return jnp.zeros(shape)
 
-    def counted() -> Any:
-        build(Cut(count))
+def he(rngs: nnx.Rngs, shape: tuple[int, ...]) -> Drawn:
+    """Normal numbers of variance 2 / inputs (He et al. 2015), of a kernel (…, in, out)."""
+    return _scaled(rngs, shape, 2 / _inputs(shape))
 
-    jax.eval_shape(counted)
-    numbers, at = jax.random.normal(key, (size,)), 0
 
-    def cut(shape: tuple[int, ...]) -> Array:
-        nonlocal at
-        at += math.prod(shape)
-        return numbers[at - math.prod(shape):at].reshape(shape)
+def lecun(rngs: nnx.Rngs, shape: tuple[int, ...]) -> Drawn:
+    """Normal numbers of variance 1 / inputs."""
+    return _scaled(rngs, shape, 1 / _inputs(shape))
 
-    return build(Cut(cut))
+
+def xavier(rngs: nnx.Rngs, shape: tuple[int, ...]) -> Drawn:
+    """NVlabs' "xavier" with a gain of 0.02, of a kernel (…, in, out)."""
+    field = int(np.prod(shape[:-2]))
+    return _scaled(rngs, shape, 0.02**2 * 2 / (field * (shape[-2] + shape[-1])))
+
+
+def orthogonal(rngs: nnx.Rngs, shape: tuple[int, int]) -> Drawn:
+    """A matrix with no more rows than columns: its rows are of length 1 and at right angles (Saxe et al. 2014)."""
+    columns = rngs.normal(shape[::-1])
+    q, r = (np if isinstance(columns, np.ndarray) else jnp).linalg.qr(columns)
+    diagonal = r.diagonal()
+    return (q * (diagonal / abs(diagonal))).T
+
+
+def drawing(draw: Callable[[nnx.Rngs, Any], Drawn], rngs: nnx.Rngs) -> Callable:
+    """`draw` as Flax's layers take it."""
+    return lambda _, shape, __: draw(rngs, shape)
+
+
+def _inputs(shape: tuple[int, ...]) -> int:
+    return int(np.prod(shape[:-1]))
+
+
+def _scaled(rngs: nnx.Rngs, shape: tuple[int, ...], variance: float) -> Drawn:
+    return float(np.sqrt(variance)) * rngs.normal(shape)

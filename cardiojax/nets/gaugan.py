@@ -13,7 +13,8 @@ from flax import nnx
 from jaxtyping import Array, Float, Integer
 
 from cardiojax.errors import InputError
-from cardiojax.nets.spade import LabelMap, Norm, Spade, SpectralConv, instance_norm, label_map, xavier
+from cardiojax.nets.draws import drawing, xavier
+from cardiojax.nets.spade import LabelMap, Norm, Spade, SpectralConv, instance_norm, label_map
 from cardiojax.ops.pooling import upsampled
 
 Upsamplings = Literal["few", "normal", "more", "most"]
@@ -125,7 +126,7 @@ class Generator(nnx.Module):
 
 
 def linear(fin: int, fout: int, dtype, rngs: nnx.Rngs) -> nnx.Linear:
-    return nnx.Linear(fin, fout, dtype=dtype, rngs=rngs, kernel_init=lambda _, shape, __: xavier(rngs, shape))
+    return nnx.Linear(fin, fout, dtype=dtype, rngs=rngs, kernel_init=drawing(xavier, rngs))
 
 
 class Encoder(nnx.Module):

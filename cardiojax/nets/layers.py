@@ -2,9 +2,11 @@
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float
 
+from cardiojax.nets.draws import he
 from cardiojax.ops.convolution import conv
 
 MOMENTUM = 0.9             # share of the old value in the running statistics
@@ -18,8 +20,8 @@ class MaskedBatchNorm(nnx.Module):
     """
 
     def __init__(self, channels: int, epsilon: float = 1e-5):
-        self.scale, self.bias = nnx.Param(jnp.ones(channels)), nnx.Param(jnp.zeros(channels))
-        self.mean, self.square = nnx.BatchStat(jnp.zeros(channels)), nnx.BatchStat(jnp.ones(channels))
+        self.scale, self.bias = (nnx.Param(f(channels, np.float32)) for f in (np.ones, np.zeros))
+        self.mean, self.square = (nnx.BatchStat(f(channels, np.float32)) for f in (np.zeros, np.ones))
         self.epsilon = epsilon
 
     def __call__(self, x: Float[Array, "n h w c"], weight: Float[Array, " n"], train: bool,
@@ -45,7 +47,7 @@ class Conv(nnx.Module):
     """A convolution without bias ("SAME"): a float32 kernel, computed in `dtype`."""
 
     def __init__(self, fin: int, fout: int, side: int, dtype, rngs: nnx.Rngs):
-        self.kernel = nnx.Param(nnx.initializers.he_normal()(rngs.params(), (side, side, fin, fout), jnp.float32))
+        self.kernel = nnx.Param(he(rngs, (side, side, fin, fout)))
         self.dtype = dtype
 
     def __call__(self, x):

@@ -11,13 +11,16 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
+from cardiojax.nets.draws import drawing, lecun, orthogonal
+
 
 class BidirectionalLSTM(nnx.Bidirectional):
     """`nnx.Bidirectional` of two optimised LSTMs, with their parameters and their numbers."""
 
     def __init__(self, features: int, hidden: int, rngs: nnx.Rngs):
-        super().__init__(*(nnx.RNN(nnx.OptimizedLSTMCell(features, hidden, rngs=rngs), rngs=False) for _ in range(2)),
-                         rngs=False)
+        super().__init__(*(nnx.RNN(nnx.OptimizedLSTMCell(
+            features, hidden, kernel_init=drawing(lecun, rngs), recurrent_kernel_init=drawing(orthogonal, rngs),
+            rngs=rngs), rngs=False) for _ in range(2)), rngs=False)
 
     def __call__(self, x: Float[Array, "b s f"], lengths: Int[Array, " b"]
                  ) -> tuple[Float[Array, "b s h2"], Float[Array, "b h2"]]:

@@ -5,9 +5,11 @@ from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
+from cardiojax.nets.draws import drawing, lecun
 from cardiojax.nets.layers import Conv, MaskedBatchNorm
 from cardiojax.nets.lstm import BidirectionalLSTM
 from cardiojax.ops.packing import on_real_slices
@@ -58,10 +60,12 @@ class Sfera(nnx.Module):
         self.blocks = nnx.List([ResidualBlock(a, b, dtype, rngs)
                                 for a, b in itertools.pairwise(channels)])
         side = size_px // 2**blocks
-        self.spatial = nnx.Linear(side * side * channels[-1], spatial_features, dtype=dtype, rngs=rngs)
+        self.spatial = nnx.Linear(side * side * channels[-1], spatial_features, dtype=dtype, rngs=rngs,
+                                  kernel_init=drawing(lecun, rngs))
         self.lstm = BidirectionalLSTM(spatial_features, lstm_features, rngs)
-        self.head = nnx.Linear(2 * lstm_features, 2, use_bias=False, precision=jax.lax.Precision.HIGHEST, rngs=rngs)
-        self.offset = nnx.Param(jnp.full(2, 0.3))
+        self.head = nnx.Linear(2 * lstm_features, 2, use_bias=False, precision=jax.lax.Precision.HIGHEST, rngs=rngs,
+                               kernel_init=drawing(lecun, rngs))
+        self.offset = nnx.Param(np.full(2, 0.3, np.float32))
         self.readout, self.dtype, self.dropout, self.remat = readout, dtype, dropout, remat
 
     def encode(self, images: Float[Array, "n h w 2"], weight: Float[Array, " n"], train: bool,

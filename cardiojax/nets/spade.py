@@ -13,6 +13,7 @@ from flax import nnx
 from jax import lax
 from jaxtyping import Array, Float, Int, Integer
 
+from cardiojax.nets.draws import xavier
 from cardiojax.ops.convolution import conv
 from cardiojax.ops.lookup import Lookup, lookup, modulated
 from cardiojax.ops.neighbourhoods import Neighbourhoods, Weights, modulation, neighbourhoods
@@ -20,12 +21,6 @@ from cardiojax.ops.neighbourhoods import Neighbourhoods, Weights, modulation, ne
 Norm = Literal["syncbatch", "batch", "instance"]
 MOMENTUM = 0.1             # share of the new value in the running statistics (torch's)
 EPSILON = 1e-5
-
-
-def xavier(rngs: nnx.Rngs, shape: tuple[int, ...]) -> Float[Array, "..."]:
-    """NVlabs' "xavier" with a gain of 0.02, of a kernel (…, in, out)."""
-    field = int(np.prod(shape[:-2]))
-    return 0.02 * np.sqrt(2 / (field * (shape[-2] + shape[-1]))) * rngs.normal(shape)
 
 
 class SpectralVector(nnx.BatchStat):
@@ -46,21 +41,19 @@ class SpectralConv(nnx.Module):
     def __init__(self, fin: int, fout: int, side: int, dtype, rngs: nnx.Rngs, *, stride: int = 1,
                  pad: int | None = None, bias: bool = True, spectral: bool = False):
         self.kernel = nnx.Param(xavier(rngs, (side, side, fin, fout)))
-        self.bias = nnx.Param(jnp.zeros(fout)) if bias else None
-        if spectral:
-            self.u = SpectralVector(rngs.normal((fout,)))
-            self.v = SpectralVector(jnp.zeros(side * side * fin))
-            self.power_iteration()           # a network used before any training divides by something like σ
+        self.bias = nnx.Param(np.zeros(fout, np.float32)) if bias else None
+        if spectral:                         # iterated: a network used before any training divides by something like σ
+            u, v = _iterated(self.kernel[...], rngs.normal((fout,)))
+            self.u, self.v = SpectralVector(u), SpectralVector(v)
         else:
             self.u = self.v = None
         self.stride, self.pad, self.dtype = stride, pad, dtype
 
     def power_iteration(self):
-        """v ← Wᵀu / |Wᵀu|, u ← W v / |W v|, with W the kernel as (fout, side·side·fin); no gradient passes."""
-        matrix = lax.stop_gradient(self.kernel[...]).reshape(-1, self.kernel.shape[-1])
-        v = _unit(_product(matrix, self.u[...]))
+        """One step of u and v; no gradient passes."""
+        u, v = _iterated(lax.stop_gradient(self.kernel[...]), self.u[...])
         self.v.set_value(v)                  # `[...] =` looks shardings up, which makes tracing slow
-        self.u.set_value(_unit(_product(v, matrix)))
+        self.u.set_value(u)
 
     def __call__(self, x: Float[Array, "n h w i"]) -> Float[Array, "n p q o"]:
         kernel = self.kernel[...]
@@ -71,12 +64,20 @@ class SpectralConv(nnx.Module):
         return y if self.bias is None else y + self.bias[...].astype(self.dtype)
 
 
+def _iterated(kernel, u):
+    """u ← W v / |W v| with v = Wᵀu / |Wᵀu|, and v; W is the kernel as (fout, side·side·fin)."""
+    matrix = kernel.reshape(-1, kernel.shape[-1])
+    v = _unit(_product(matrix, u))
+    return _unit(_product(v, matrix)), v
+
+
 def _product(a, b):
-    return jnp.matmul(a, b, precision=lax.Precision.HIGHEST)
+    return a @ b if isinstance(a, np.ndarray) else jnp.matmul(a, b, precision=lax.Precision.HIGHEST)
 
 
 def _unit(x):
-    return x / jnp.maximum(jnp.linalg.norm(x), 1e-12)
+    numpy = x.__array_namespace__()          # of first weights NumPy itself
+    return x / numpy.maximum(numpy.linalg.vector_norm(x), 1e-12)
 
 
 def power_iteration(module: nnx.Module):
@@ -128,11 +129,11 @@ class Spade(nnx.Module):
         self.shared = SpectralConv(classes, hidden, 3, dtype, rngs)
         self.gamma_beta = SpectralConv(hidden, 2 * channels, 3, dtype, rngs)
         # drawn apart: as one kernel they would be counted as twice as wide, and come out smaller
-        self.gamma_beta.kernel.set_value(jnp.concatenate(
-            [xavier(rngs, (3, 3, hidden, channels)) for _ in range(2)], axis=-1))
+        gamma, beta = (xavier(rngs, (3, 3, hidden, channels)) for _ in range(2))
+        self.gamma_beta.kernel.set_value(gamma.__array_namespace__().concat([gamma, beta], axis=-1))
         self.norm, self.dtype = norm, dtype
         if norm != "instance":
-            self.mean, self.variance = nnx.BatchStat(jnp.zeros(channels)), nnx.BatchStat(jnp.ones(channels))
+            self.mean, self.variance = (nnx.BatchStat(f(channels, np.float32)) for f in (np.zeros, np.ones))
 
     def __call__(self, x: Float[Array, "n h w c"], label_map: LabelMap, train: bool, axis_name: str | None = None
                  ) -> Float[Array, "n h w c"]:

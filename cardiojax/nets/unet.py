@@ -7,6 +7,7 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from cardiojax.errors import InputError
+from cardiojax.nets.draws import drawing, lecun
 from cardiojax.nets.layers import Conv, MaskedBatchNorm
 from cardiojax.ops.pooling import max_pool_2x2, upsampled
 
@@ -34,7 +35,7 @@ class UNet(nnx.Module):
         widths = [width * 2**i for i in range(halvings + 1)]
         self.down = nnx.List([DoubleConv(a, b, dtype, rngs) for a, b in itertools.pairwise([channels, *widths])])
         self.up = nnx.List([DoubleConv(a + b, a, dtype, rngs) for a, b in itertools.pairwise(widths)])
-        self.head = nnx.Linear(width, classes, dtype=dtype, rngs=rngs)
+        self.head = nnx.Linear(width, classes, dtype=dtype, rngs=rngs, kernel_init=drawing(lecun, rngs))
         self.halvings, self.dtype, self.remat = halvings, dtype, remat
 
     def __call__(self, frames: Float[Array, "n h w i"], weight: Float[Array, " n"], *, train: bool = False,

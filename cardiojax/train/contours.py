@@ -50,7 +50,7 @@ class ContoursTask:
 
     def init(self, key: Array) -> State:
         if self.parent:
-            params, stats = jax.tree.map(jnp.copy, (self.parent.params, self.parent.stats))
+            params, stats = jax.device_put((self.parent.params, self.parent.stats), may_alias=False)
         else:
             _, params, stats = new_networks(self.config.net, key)
         return first_state(limited_to(self.training.labels, params), stats, self.step.optimiser)

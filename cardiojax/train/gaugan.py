@@ -75,7 +75,7 @@ class GauganTask:
         networks = self.parent or new_networks(self.config.net, key)
         generator, generator_stats, discriminator, discriminator_stats = networks
         return State(jnp.zeros((), jnp.int32), generator, generator_stats, discriminator, discriminator_stats,
-                     jax.tree.map(jnp.copy, generator), self.step.generator_optimiser.init(generator),
+                     jax.device_put(generator, may_alias=False), self.step.generator_optimiser.init(generator),
                      self.step.discriminator_optimiser.init(discriminator))
 
     def batches(self, seed: int, process: int = 0, processes: int = 1, devices: int = 1):

@@ -32,6 +32,19 @@ PATIENT = ocp.options.AsyncOptions(timeout_secs=30 * 24 * 3600)
 OLD_DEFAULTS = {"accumulate": 1, "contours": "none", "contours_weight": 1.0}
 
 
+def _let_the_first_process_write():
+    """All of a checkpoint: for a share of it each would cut every array, a program of its own to compile."""
+    absl = logging.getLogger("absl")
+    level = absl.level
+    absl.setLevel(logging.ERROR)                           # it warns that a default is changed
+    ocp.type_handlers.register_type_handler(jax.Array, ocp.type_handlers.ArrayHandler(use_replica_parallel=False),
+                                            override=True)
+    absl.setLevel(level)
+
+
+_let_the_first_process_write()
+
+
 class Run:
     """One training's folder, opened for writing. Use as a context manager: leaving it finishes every checkpoint.
 

@@ -47,7 +47,7 @@ class SferaTask:
 
     def init(self, key: Array) -> State:
         if self.parent:
-            params, stats = jax.tree.map(jnp.copy, (self.parent.params, self.parent.stats))
+            params, stats = jax.device_put((self.parent.params, self.parent.stats), may_alias=False)
         else:
             _, params, stats = new_network(self.config.net, key)
             if self.config.net.readout == "sum":       # no area is no volume: both losses then ask for the same head

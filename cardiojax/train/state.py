@@ -24,7 +24,7 @@ class State:
 
 
 def first_state(params: nnx.State, stats: nnx.State, optimiser: optax.GradientTransformation) -> State:
-    ema = jax.tree.map(jnp.copy, params)                # its own buffers: the step donates the whole state
+    ema = jax.device_put(params, may_alias=False)                # its own buffers: the step donates the whole state
     return State(jnp.zeros((), jnp.int32), params, stats, ema, optimiser.init(params))
 
 
