@@ -239,6 +239,40 @@ def test_predict_goes_on_where_it_stopped(run, tmp_path, monkeypatch):
     assert (tmp_path / "out.csv").read_text() == whole
 
 
+def test_processes_share_the_studies(run, tmp_path, capsys):
+    """The table and the report's index of one process, after three, one of which is lost and started again."""
+    for i in range(5):
+        write_study(tmp_path / "in", "ukb_like", i, str(i), phases=2, other_views=False)
+    (tmp_path / "in/2b").mkdir()
+    (tmp_path / "in/2b/IM-0001.dcm").write_text("text")
+
+    def predict(name, *more):
+        return main(["predict", str(tmp_path / "in"), "--run", str(run), "--csv", str(tmp_path / f"{name}.csv"),
+                     "--report", str(tmp_path / name), *map(str, more)])
+
+    def share(process, *more):
+        return predict("shared", "--processes", 3, "--process", process, *more)
+
+    assert predict("alone") == 1
+    parts, table = tmp_path / "shared.csv.parts-of-3", tmp_path / "shared.csv"
+    assert share(2) == 0
+    assert share(0) == 1                                              # 2b is one of its own
+    assert not table.exists()
+    (parts / "0/failed.json").unlink()                                # as a killed one leaves it
+    volumes = parts / "0/volumes.csv"
+    volumes.write_text(volumes.read_text()[:-20])
+    assert share(1) == 0
+    assert not table.exists()
+    assert share(0) == 2
+    assert "go on with --resume" in capsys.readouterr().err
+    assert share(0, "--resume") == 1
+    assert table.read_text() == (tmp_path / "alone.csv").read_text()
+    assert (tmp_path / "shared/index.html").read_text() == (tmp_path / "alone/index.html").read_text()
+    assert not parts.exists()
+    assert [share(i, "--resume") for i in range(3)] == [1, 0, 0]      # nothing left to measure
+    assert table.read_text() == (tmp_path / "alone.csv").read_text()
+
+
 def test_accelerators_take_turns(run, phantom_data, tmp_path, monkeypatch):
     """Three devices give the numbers of one, in order: batches of studies, and the command's table."""
     split = data.open_split("phantom/dsb_like:train", phantom_data)

@@ -11,8 +11,8 @@ import tyro
 from rich.console import Console
 from tyro.conf import arg
 
+from cardiojax.cli.shares import Process, Processes, how_many, own_number, take_part
 from cardiojax.errors import InputError
-from cardiojax.train.launchers import keep_to_own_gpus, launched, warn_without_srun
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -48,11 +48,9 @@ class BuildSynthetic:
     """Name of the cohort; that of its distribution by default."""
     figures: Path | None = None
     """Folder for the paper's Figs. 1 to 3 of this cohort."""
-    process: Annotated[int, arg(help_behavior_hint="(default: as srun or Open MPI say, or 0)")] = dataclasses.field(
-        default_factory=lambda: found.process if (found := launched()) else 0)
+    process: Process = dataclasses.field(default_factory=own_number)
     """Which of the processes this is, from 0."""
-    processes: Annotated[int, arg(help_behavior_hint="(default: as srun or Open MPI say, or 1)")] = dataclasses.field(
-        default_factory=lambda: found.processes if (found := launched()) else 1)
+    processes: Processes = dataclasses.field(default_factory=how_many)
     """How many processes share the work."""
     overwrite: Annotated[bool, arg(aliases=["-f"])] = False
     """Make the cohort anew where there is one."""
@@ -62,17 +60,12 @@ def main(argv: list[str]) -> int:
     args = tyro.cli(BuildSynthetic, args=argv, prog="cardiojax build synthetic")
     if args.size is not None and args.size < 1:
         raise InputError(f"--size must be at least 1, not {args.size}")
-    if not 0 <= args.process < args.processes:
-        raise InputError(f"--process {args.process} is not one of {args.processes} (0 … {args.processes - 1})")
     if args.overwrite and args.processes > 1:
         raise InputError("--overwrite is for one process: each of several would remove what the others have made")
     config = args.config or re.sub(r"\W+", "_", args.distribution)
     if not re.fullmatch(r"\w+", config):
         raise InputError(f"--config is a name of letters, digits and underscores, not {config!r}")
-    if (found := launched()) is None:
-        warn_without_srun()
-    else:
-        keep_to_own_gpus(found)
+    take_part(args.process, args.processes)
     from cardiojax import load
     from cardiojax.data import open_split
     from cardiojax.models.gaugan import GauganModel

@@ -56,10 +56,11 @@ class Outputs:
             write_page(prediction, args.report, self.said.of(prediction.study_id))
 
     def close(self, rows: list[dict[str, str]], failed: list[str]):
-        """The index of the report."""
-        if self.args.report and self.said:
-            from cardiojax.writers.page import write_index
+        """The index of the report; where several processes share it, they write it when all have ended."""
+        if self.said:
             log.removeHandler(self.said)
+        if self.args.report and self.args.processes == 1:
+            from cardiojax.writers.page import write_index
             log.info("report: %s", write_index(rows, failed, self.args.report))
 
 

@@ -5,7 +5,7 @@ import contextlib
 import csv
 import dataclasses
 import logging
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,7 +14,8 @@ import tyro
 from rich.progress import Progress
 from tyro.conf import Positional
 
-from cardiojax.cli.outputs import Outputs
+from cardiojax.cli.outputs import CURVE_COLUMNS, Outputs
+from cardiojax.cli.shares import Parts, Process, Processes, how_many, own_number, take_part
 from cardiojax.cli.tables import patients_of, phases_of, rows_of
 from cardiojax.errors import InputError, StudyError, one_line
 from cardiojax.study import Cine, Study
@@ -37,6 +38,10 @@ class Predict:
     volume of every phase; for a SFERA ED is the first phase and ES the one that differs most from it. Phases that are
     named are taken as they are. A study that cannot be read is named with its reason; the others are still measured,
     and the exit code is 1. `refer` is 1 where a person should look, for the `reasons` beside it.
+
+    Many processes share the studies: start the same command on each (`srun cardiojax predict …`, or with --processes N
+    and --process 0 … N − 1), on a common file system. The last one to end writes the table; after a process was lost,
+    the same with --resume.
     """
 
     studies: Positional[tuple[Path, ...]]
@@ -77,6 +82,10 @@ class Predict:
     contours run), and the numbers."""
     workers: int = 4
     """Studies that are read at a time."""
+    process: Process = dataclasses.field(default_factory=own_number)
+    """Which of the processes this is, from 0."""
+    processes: Processes = dataclasses.field(default_factory=how_many)
+    """How many processes share the studies."""
 
 
 def main(argv: list[str]) -> int:
@@ -85,7 +94,7 @@ def main(argv: list[str]) -> int:
         raise InputError("no study given")
     if (args.ed is None) != (args.es is None):
         raise InputError("--ed and --es go together")
-    from cardiojax.files import one_writer
+    take_part(args.process, args.processes)
     from cardiojax.models import load_measuring
 
     model = load_measuring(args.run)
@@ -93,16 +102,47 @@ def main(argv: list[str]) -> int:
         if getattr(args, name) and not model.sees_masks:
             raise InputError(f"--{name}: {args.run} does not see masks; a contours run does")
     read = reader(args, every_phase=model.sees_masks)
+    return measure(args, read, model) if args.processes == 1 else measure_share(args, read, model)
+
+
+def measure_share(args: Predict, read: Read, model: "MeasuringModel") -> int:
+    """This process's part of the table, and the whole one where all have ended; the exit code of its own."""
+    from cardiojax.models.prediction import COLUMNS
+    from cardiojax.readers import study_id_of
+
+    parts = Parts(args)
+    elsewhere = rows_of(args.csv, COLUMNS) if args.resume and args.csv.exists() else {}
+    try:
+        return measure(parts.begin(), read, model, elsewhere, parts.end)
+    finally:                                            # the others' studies may be fine where none of these is
+        if parts.ended():
+            parts.join(COLUMNS, CURVE_COLUMNS, {study_id_of(p): i for i, p in enumerate(found(args.studies))})
+
+
+def measure(args: Predict, read: Read, model: "MeasuringModel", elsewhere: Collection[str] = (),
+            ended: Callable[[list[str]], object] = lambda failed: None) -> int:
+    """The table and what goes with it; the exit code. elsewhere: studies that another table holds already; ended: is
+    told which studies failed."""
+    from cardiojax.files import one_writer
+
     args.csv.parent.mkdir(parents=True, exist_ok=True)
     with contextlib.ExitStack() as held:
         if args.csv.is_file() or not args.csv.exists():            # no terminal, no pipe
             held.enter_context(one_writer(args.csv.with_name(f"{args.csv.name}.lock"),
                                           f"another process is writing {args.csv}"))
-        return measure(args, read, model)
+        rows, before, failed, complete = written(args, read, model, elsewhere)
+        ended(failed)
+    if failed and not rows and not elsewhere:
+        raise InputError(f"none of {len(failed)} studies could be measured: {failed[0]}")
+    log.info("%d studies measured%s, %d failed: %s", len(rows) - before, f", {before} before" if before else "",
+             len(failed), args.csv)
+    return 0 if complete and not failed else 1
 
 
-def measure(args: Predict, read: Read, model: "MeasuringModel") -> int:
-    """The table and what goes with it; the exit code."""
+def written(args: Predict, read: Read, model: "MeasuringModel", elsewhere: Collection[str]
+            ) -> tuple[list[dict[str, str]], int, list[str], bool]:
+    """The rows of the table, how many of them were there before, which studies failed, and whether all that goes with
+    the table could be written."""
     from cardiojax.files import write_rows
     from cardiojax.models.prediction import COLUMNS
 
@@ -115,7 +155,7 @@ def measure(args: Predict, read: Read, model: "MeasuringModel") -> int:
         if not before:
             writer.writeheader()
             stream.flush()
-        for prediction in every_study(args, read, model, before):
+        for prediction in every_study(args, read, model, {*before, *elsewhere}):
             if isinstance(prediction, str):
                 failed.append(prediction)
                 log.error("%s", prediction)
@@ -125,11 +165,7 @@ def measure(args: Predict, read: Read, model: "MeasuringModel") -> int:
             writer.writerow(rows[-1])
             stream.flush()
     outputs.close(rows, failed)
-    if failed and not rows:
-        raise InputError(f"none of {len(failed)} studies could be measured: {failed[0]}")
-    log.info("%d studies measured%s, %d failed: %s", len(rows) - len(before),
-             f", {len(before)} before" if before else "", len(failed), args.csv)
-    return 1 if failed or outputs.missing else 0
+    return rows, len(before), failed, not outputs.missing
 
 
 def reader(args: Predict, every_phase: bool) -> Read:
@@ -157,7 +193,7 @@ def every_study(args: Predict, read: Read, model: "MeasuringModel", before: Iter
     from cardiojax.readers import study_id_of
     from cardiojax.readers.archive import is_archive, unpacked
 
-    paths, archives = found(args.studies), []
+    paths, archives = found(args.studies)[args.process::args.processes], []
     for path in list(paths):
         if is_archive(path):
             archives.append(path)
