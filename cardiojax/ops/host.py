@@ -6,7 +6,8 @@ import jax
 
 
 def on_host() -> contextlib.AbstractContextManager:
-    """Within it JAX computes on the CPU, where there is one: drawing a GauGAN's weights compiles in 75 s on a GPU."""
+    """Within it JAX computes on the CPU, where there is one: a first state is an array after the other, each of them a
+    program of its own on a GPU."""
     try:
         return jax.default_device(jax.local_devices(backend="cpu")[0])
     except RuntimeError:                                   # JAX_PLATFORMS may hide it
