@@ -46,7 +46,7 @@ def test_a_key_is_a_network():
 
 
 def test_recurrent_kernels_keep_lengths():
-    """What a state becomes by each gate is as long as the state, on average over the gates."""
+    """What a state becomes for its four gates is, taken together, as long as the state."""
     lstm = BidirectionalLSTM(5, 6, draws.rngs_of(jax.random.key(0)))
     kernel = np.asarray(lstm.forward_rnn.cell.dense_h.kernel[...])
     assert kernel.shape == (6, 24)

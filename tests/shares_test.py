@@ -4,7 +4,7 @@ import csv
 
 import pytest
 
-from cardiojax.cli.predict import Predict
+from cardiojax.cli.predict import Predict, measure_share
 from cardiojax.cli.shares import Parts
 from cardiojax.errors import InputError
 
@@ -52,3 +52,13 @@ def test_what_an_earlier_start_has_left_is_not_taken_for_this_ones(tmp_path):
     parts(tmp_path, 1).begin()
     parts(tmp_path, 1).end([])
     assert not again.ended()
+
+
+def test_a_start_that_is_refused_joins_nothing(tmp_path):
+    for process in range(2):
+        parts(tmp_path, process).begin()
+        write(parts(tmp_path, process).own / "volumes.csv", COLUMNS)
+        parts(tmp_path, process).end([])
+    with pytest.raises(InputError, match="--resume"):
+        measure_share(parts(tmp_path, 1).args, None, None)
+    assert not (tmp_path / "out.csv").exists()

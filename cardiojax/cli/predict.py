@@ -112,8 +112,9 @@ def measure_share(args: Predict, read: Read, model: "MeasuringModel") -> int:
 
     parts = Parts(args)
     elsewhere = rows_of(args.csv, COLUMNS) if args.resume and args.csv.exists() else {}
+    own = parts.begin()
     try:
-        return measure(parts.begin(), read, model, elsewhere, parts.end)
+        return measure(own, read, model, elsewhere, parts.end)
     finally:                                            # the others' studies may be fine where none of these is
         if parts.ended():
             parts.join(COLUMNS, CURVE_COLUMNS, {study_id_of(p): i for i, p in enumerate(found(args.studies))})
