@@ -2,8 +2,8 @@
 
 XLA's CPU backend computes the kernel gradient of a convolution with few channels at a tenth of the speed of its
 forward pass (`benchmarks/conv_gradients.py`). The same in plain matrix products is used there, and with many channels
-3×3 convolutions go by Winograd's algorithm, forward and back (1.2 to 1.9 times as fast). On other platforms the
-convolution and its gradients are XLA's own.
+3×3 convolutions go by Winograd's algorithm, forward and back. On other platforms the convolution and its gradients are
+XLA's own.
 """
 
 import functools
@@ -13,8 +13,10 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
-WINOGRAD_FROM = 64     # channels in and out
-FEW = 4                # channels in, from which a 1 × 1 convolution is no product of matrices
+WINOGRAD_FROM = 16, 64     # channels: the fewer of those in and out, and both together
+CACHE_BYTES = 8 * 2**20    # of the tiles and products of so many images as Winograd's algorithm works on at a time;
+OF_KERNEL = 8              # but at least so many times the kernel's, which are read again each time
+FEW = 4                    # channels in, from which a 1 × 1 convolution is no product of matrices
 
 
 def _conv(x, kernel, stride: int, pad: tuple[int, int]):
@@ -60,9 +62,9 @@ def _winograd_kernel_gradient(_, g: list[list[Float[Array, "i o"]]]) -> tuple[Fl
 _winograd_kernel.defvjp(lambda kernel: (_winograd_kernel(kernel), None), _winograd_kernel_gradient)
 
 
-def _winograd(x: Float[Array, "n h w i"], kernel: Float[Array, "3 3 i o"]) -> Float[Array, "n h w o"]:
+def _winograd(x: Float[Array, "n h w i"], kernels: list[list[Float[Array, "i o"]]]) -> Float[Array, "n h w o"]:
     """The same convolution ("SAME") by F(2×2, 3×3): 16 products for each 2×2 of outputs in place of 36 (Lavin and Gray
-    2016). Its gradients are of the same kind."""
+    2016). Its gradients are of the same kind. kernels: of `_winograd_kernel`."""
     def inputs(t):
         return t[0] - t[2], t[1] + t[2], t[2] - t[1], t[1] - t[3]
 
@@ -74,7 +76,6 @@ def _winograd(x: Float[Array, "n h w i"], kernel: Float[Array, "3 3 i o"]) -> Fl
     padded = jnp.pad(x, ((0, 0), (1, 1 + h % 2), (1, 1 + w % 2), (0, 0)))
     tiles = [inputs([row[:, :, b:b + 2 * cols - 1:2] for b in range(4)])
              for row in inputs([padded[:, a:a + 2 * rows - 1:2] for a in range(4)])]
-    kernels = _winograd_kernel(kernel)
     products = [[t.reshape(-1, fin) @ k for t, k in zip(*row, strict=True)]
                 for row in zip(tiles, kernels, strict=True)]
     out = outputs([jnp.stack(outputs(row), axis=1) for row in products])
@@ -82,9 +83,44 @@ def _winograd(x: Float[Array, "n h w i"], kernel: Float[Array, "3 3 i o"]) -> Fl
     return out.reshape(n, 2 * rows, 2 * cols, -1)[:, :h, :w]
 
 
+def _winograd_by_parts(x: Float[Array, "n h w i"], kernel: Float[Array, "3 3 i o"]) -> Float[Array, "n h w o"]:
+    kernels = _winograd_kernel(kernel)
+    return _joined(lax.map(lambda part: _winograd(part, kernels), _parts(x, kernel)), len(x))
+
+
+def _winograd_gradients(x: Float[Array, "n h w i"], kernel: Float[Array, "3 3 i o"], g: Float[Array, "n h w o"]
+                        ) -> tuple[Float[Array, "n h w i"], Float[Array, "3 3 i o"]]:
+    kernels, transposed = jax.vjp(_winograd_kernel, kernel)
+
+    def add(total, x_and_g):
+        x, g = x_and_g
+        dx, of_part = jax.vjp(_winograd, x, kernels)[1](g)
+        return jax.tree.map(jnp.add, total, of_part), dx
+
+    total, dx = lax.scan(add, jax.tree.map(jnp.zeros_like, kernels), (_parts(x, kernel), _parts(g, kernel)))
+    return _joined(dx, len(x)), *transposed(total)
+
+
+def _parts(x: Float[Array, "n h w c"], kernel: Float[Array, "3 3 i o"]) -> Float[Array, "p m h w c"]:
+    """Images in parts of so many as the cache holds with all their tiles, which take four times as much: to write and
+    read them would cost more than the products."""
+    n, h, w, _ = x.shape
+    fin, fout = kernel.shape[2:]
+    fit = max(CACHE_BYTES, OF_KERNEL * 16 * 4 * fin * fout) // (16 * h * w * (fin + fout))
+    parts = -(-n // max(fit, 1))
+    images = -(-n // parts)
+    return jnp.pad(x, ((0, parts * images - n), (0, 0), (0, 0), (0, 0))).reshape(parts, images, *x.shape[1:])
+
+
+def _joined(parts: Float[Array, "p m h w c"], n: int) -> Float[Array, "n h w c"]:
+    return parts.reshape(-1, *parts.shape[2:])[:n]
+
+
 def _by_winograd(x, kernel, stride: int, pad: tuple[int, int]) -> bool:
-    return kernel.shape[0] == 3 and stride == 1 and pad == (1, 1) and x.dtype == jnp.float32 and min(
-        kernel.shape[2:]) >= WINOGRAD_FROM
+    least, together = WINOGRAD_FROM
+    channels = kernel.shape[2:]
+    return (kernel.shape[0] == 3 and stride == 1 and pad == (1, 1) and x.dtype == jnp.float32
+            and min(channels) >= least and sum(channels) >= together)
 
 
 def conv(x: Float[Array, "n h w i"], kernel: Float[Array, "k k i o"], stride: int = 1, pad: int | None = None
@@ -110,7 +146,7 @@ def _fast_conv(x, kernel, stride, pad):
         return _conv(x, kernel, stride, pad)
 
     if _by_winograd(x, kernel, stride, pad):
-        return lax.platform_dependent(x, kernel, cpu=_winograd, default=plain)
+        return lax.platform_dependent(x, kernel, cpu=_winograd_by_parts, default=plain)
     return plain(x, kernel)
 
 
@@ -126,11 +162,8 @@ def _backward(stride, pad, residuals, g):
         dx, = jax.vjp(lambda x: _conv(x, kernel, stride, pad), x)[1](g)
         return dx, _kernel_gradient_by_matmul(x, g, kernel.shape[0], stride, pad).astype(kernel.dtype)
 
-    def by_winograd(x, kernel, g):
-        return jax.vjp(_winograd, x, kernel)[1](g)
-
     return lax.platform_dependent(*residuals, g, default=plain,
-                                  cpu=by_winograd if _by_winograd(*residuals, stride, pad) else by_matmul)
+                                  cpu=_winograd_gradients if _by_winograd(*residuals, stride, pad) else by_matmul)
 
 
 _fast_conv.defvjp(_forward, _backward)
