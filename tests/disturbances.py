@@ -15,7 +15,7 @@ from pathlib import Path
 
 from cardiojax.cli.main import main as cardiojax
 
-WAIT_S = 300                       # that a command may take
+WAIT_S = 900                       # that a command may take, compilation and a busy machine included
 
 
 class Command:

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import shutil
+import types
 
 import jax
 import jax.numpy as jnp
@@ -20,6 +21,7 @@ from cardiojax.preparation.batch import halve
 from cardiojax.train import loop, parallel, sfera
 from cardiojax.train.average import averaged
 from cardiojax.train.parallel import Parallel, StepOptions, gradients
+from cardiojax.train.resident import Resident, check_room
 from cardiojax.train.run import Run
 from conftest import terminate_at
 from tests.sgd_step import without_kinks
@@ -34,7 +36,7 @@ def task_of(phantom_data, config=CONFIG):
     return sfera.SferaTask(config, *splits)
 
 
-def fit(task, path, stop_at=None, config=CONFIG):
+def fit(task, path, stop_at=None, config=CONFIG, on_device=False):
     settings = {"task": "sfera", "preset": "tiny", "config": dataclasses.asdict(config), "seed": 1, "data": ONE,
                 "parent": None}
     parallel = Parallel(task, devices=jax.devices()[:1])
@@ -42,7 +44,7 @@ def fit(task, path, stop_at=None, config=CONFIG):
         terminate_at(parallel, stop_at)
     with Run(path, settings) as run:
         return loop.fit(task, run, steps=config.steps, batch=config.batch, evaluate_every=config.evaluate_every,
-                        seed=1, parallel=parallel)
+                        seed=1, parallel=parallel, resident=Resident(task, parallel) if on_device else None)
 
 
 @pytest.fixture(scope="module")
@@ -54,12 +56,12 @@ def finished(phantom_data, tmp_path_factory):
 
 @pytest.mark.gpu
 @pytest.mark.slow
-@pytest.mark.parametrize("how", ["stopped", "killed", "damaged"])
+@pytest.mark.parametrize("how", ["stopped", "killed", "damaged", "on the device"])
 def test_interrupted_is_uninterrupted(phantom_data, finished, tmp_path, how):
     """Stopped by SIGTERM in the middle of an epoch and started again: the same model to the bit.
 
     Killed, or its disk damaged: its newest checkpoint was not finished, or cannot be read, so that it goes on from the
-    one before, written while the next step ran.
+    one before, written while the next step ran. On the device: from there on its studies lie there.
     """
     whole, metrics = finished
     with pytest.raises(Preempted, match="step 3 of 4"):
@@ -70,7 +72,7 @@ def test_interrupted_is_uninterrupted(phantom_data, finished, tmp_path, how):
     if how == "damaged":
         for file in (newest / "state").rglob("d/*"):
             file.write_bytes(file.read_bytes()[:-9] + b"123456789")
-    again = fit(task_of(phantom_data), tmp_path / "run")
+    again = fit(task_of(phantom_data), tmp_path / "run", on_device=how == "on the device")
     assert again == metrics
     assert (tmp_path / "run" / "damaged_checkpoints" / "3").exists() == (how == "damaged")
     a, b = (np.load(p / "model.npz") for p in (whole, tmp_path / "run"))
@@ -155,6 +157,41 @@ def test_one_device_is_eight_jit_is_pmap_and_packed_is_padded(phantom_data, smoo
     batch, four = next(task.batches(seed=0, devices=4)), Parallel(task, devices=jax.devices()[:4])
     sent = collectives(four.compiled(task.init(jax.random.key(0)), batch).as_text())
     assert set(sent) == {"all-reduce"}
+
+
+@pytest.mark.parametrize(("mode", "devices", "processes"),
+                         [("jit", 1, 1), ("jit", 4, 1), ("pmap", 2, 1), ("jit", 4, 2)])
+def test_studies_on_the_devices_make_the_batches_that_are_sent(phantom_data, mode, devices, processes):
+    """In the same order, epoch after epoch, split as the step takes them. With two processes: put together from what
+    lies on the devices."""
+    task = task_of(phantom_data, dataclasses.replace(CONFIG, batch=8))
+    parallel = Parallel(task, mode, jax.devices()[:devices])
+    sent, named = task.batches(seed=0, devices=devices), Resident(task, parallel)
+    batches = named.batches(seed=0, devices=devices)
+    for _ in range(3):
+        expected = parallel.place_batch(next(sent))
+        parallel.single_process = processes == 1
+        found = named.place_batch(next(batches))
+        parallel.single_process = True
+        assert found.slice_budget == expected.slice_budget
+        for a, b in zip(*map(jax.tree.leaves, (found, expected)), strict=True):
+            assert a.sharding.is_equivalent_to(b.sharding, a.ndim)
+            np.testing.assert_array_equal(a, b)
+    again = named.batches(seed=0, devices=devices)
+    again.set_state(sent.get_state())
+    np.testing.assert_array_equal(next(again).indices, next(batches).indices)
+
+
+def test_studies_that_do_not_fit_on_a_device_are_refused(phantom_data):
+    small = types.SimpleNamespace(memory_stats=lambda: {"bytes_limit": 2**30}, device_kind="A100")
+    check_room(0.5, small)
+    with pytest.raises(InputError, match=r"--resident: the training studies take 0\.6 GiB, .* 1\.0 GiB of A100"):
+        check_room(0.6, small)
+    task = task_of(phantom_data)
+    frames = task.all_studies().frames
+    assert task.gib == pytest.approx(frames.nbytes / 2**30)
+    with pytest.raises(InputError, match="--resident is for SFERA"):
+        Resident(types.SimpleNamespace(), Parallel(task))
 
 
 def test_micro_batches_add_up():

@@ -29,6 +29,10 @@ class Reading(NamedTuple):
     def limit_gib(self) -> float:
         return default_limit_gib() if self.keep_gib is None else self.keep_gib
 
+    @property
+    def threads(self) -> int:
+        return self.workers or min(WORKERS, os.cpu_count() or 1)
+
 
 PLAINLY = Reading()
 
@@ -49,7 +53,7 @@ def training_batches(split: Split, *, size_px: int, batch: int, slices: int, see
         return collate(arrays, split.n_slices[indices], devices)
 
     return prefetched(endless(Records(split), arrays, batch_of_all, split.name, "studies", batch=batch, seed=seed,
-                              process=process, processes=processes, keep_gib=reading.limit_gib), reading.workers)
+                              process=process, processes=processes, keep_gib=reading.limit_gib), reading)
 
 
 def endless(source: Source, arrays_of: Callable, batch_of_all: Callable, name: str, things: str, *, batch: int,
@@ -60,19 +64,23 @@ def endless(source: Source, arrays_of: Callable, batch_of_all: Callable, name: s
     The batches and their order do not depend on how many processes share them, nor does the iterator's state.
     `batch_of_all` gets the arrays and the indices of the whole batch.
     """
-    if batch > len(source):
-        raise DataError(f"a batch of {batch} {things} is more than {name} holds ({len(source)})")
     mine = slice(process * batch // processes, (process + 1) * batch // processes)
     arrays_at = Kept(lambda i: arrays_of(source[i]), keep_gib)
-    return (grain.MapDataset.range(len(source)).seed(seed).shuffle().repeat()
-            .batch(batch, drop_remainder=True)
-            .map(lambda indices: batch_of_all([arrays_at(int(i)) for i in indices[mine]], indices)))
+    return drawn(len(source), name, things, batch=batch, seed=seed).map(
+        lambda indices: batch_of_all([arrays_at(int(i)) for i in indices[mine]], indices))
 
 
-def prefetched(batches: grain.MapDataset, workers: int) -> grain.DatasetIterator:
-    """The batches in order, read ahead by so many threads (`Reading`)."""
-    workers = workers or min(WORKERS, os.cpu_count() or 1)
-    return iter(batches.to_iter_dataset(grain.ReadOptions(num_threads=workers, prefetch_buffer_size=2 * workers)))
+def drawn(count: int, name: str, things: str, *, batch: int, seed: int) -> grain.MapDataset:
+    """Which of `count` things make each batch, epoch after epoch. Raises DataError where they do not make one."""
+    if batch > count:
+        raise DataError(f"a batch of {batch} {things} is more than {name} holds ({count})")
+    return grain.MapDataset.range(count).seed(seed).shuffle().repeat().batch(batch, drop_remainder=True)
+
+
+def prefetched(batches: grain.MapDataset, reading: Reading) -> grain.DatasetIterator:
+    """The batches in order, read ahead."""
+    return iter(batches.to_iter_dataset(grain.ReadOptions(num_threads=reading.threads,
+                                                          prefetch_buffer_size=2 * reading.threads)))
 
 
 def evaluation_batches(split: Split, *, size_px: int, batch: int, slices: int,

@@ -93,7 +93,7 @@ def training_batches(frames: Frames, *, size_px: int, batch: int, seed: int, pro
     """Endless shuffled batches of this process's share; resumable as `data.training_batches` is."""
     return prefetched(endless(frames, functools.partial(frame_arrays, size_px=size_px),
                               lambda arrays, _: stacked(arrays), frames.split.name, "frames", batch=batch, seed=seed,
-                              process=process, processes=processes, keep_gib=reading.limit_gib), reading.workers)
+                              process=process, processes=processes, keep_gib=reading.limit_gib), reading)
 
 
 def heart_centre_px(masks: UInt8[np.ndarray, "s h w 2"]) -> Float[np.ndarray, "2"]:

@@ -68,14 +68,14 @@ def labelled_batches(frames: Frames, volumes: Int[np.ndarray, " n"], *, neighbou
              "keep_gib": reading.limit_gib / (2 if both else 1)}
     labelled = endless(frames, arrays, whole, frames.split.name, "frames", batch=batch, **share)
     if not both:
-        return prefetched(labelled, reading.workers)
+        return prefetched(labelled, reading)
     slices = int(frames.split.n_slices[volumes].max())
     beside = endless(_Phases(frames.split, volumes), lambda item: _stack(*item, slices),
                      lambda arrays, _: Stacks(*(np.stack(column) for column in zip(*arrays, strict=True))),
                      frames.split.name, "stacks", batch=stacks, **share)
     steps = min(len(labelled), len(beside))              # both as good as endless
     return prefetched(grain.experimental.ZipMapDataset([labelled[:steps], beside[:steps]]).map(
-        lambda pair: pair[0]._replace(stacks=pair[1])), reading.workers)
+        lambda pair: pair[0]._replace(stacks=pair[1])), reading)
 
 
 def taught_by_volume(split: Split) -> Int[np.ndarray, " n"]:

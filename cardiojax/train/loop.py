@@ -25,6 +25,7 @@ from cardiojax.train import first_step
 from cardiojax.train.dry_run import log_cost
 from cardiojax.train.pace import Pace
 from cardiojax.train.parallel import Parallel, StepOptions
+from cardiojax.train.resident import Resident
 from cardiojax.train.run import Run
 
 log = logging.getLogger("cardiojax")
@@ -69,12 +70,16 @@ def train(task: Task, run: Path, settings: dict[str, Any], options: StepOptions,
                  options.parallel, machine["processes"], "es" * (machine["processes"] > 1), config.batch, unit)
     with Run(run, {**settings, "accumulate": options.accumulate, "machine": machine}) as opened:
         return fit(task, opened, steps=config.steps, batch=config.batch, evaluate_every=config.evaluate_every,
-                   seed=settings["seed"], keep=config.keep, parallel=parallel, unit=unit, profile=options.profile)
+                   seed=settings["seed"], keep=config.keep, parallel=parallel, unit=unit, profile=options.profile,
+                   resident=Resident(task, parallel) if options.resident else None)
 
 
 def fit(task: Task, run: Run, *, steps: int, batch: int, evaluate_every: int, seed: int, keep: str = "last",
-        parallel: Parallel, unit: str = "studies", profile: Path | None = None) -> dict[str, float]:
+        parallel: Parallel, unit: str = "studies", profile: Path | None = None, resident: Resident | None = None
+        ) -> dict[str, float]:
     """Train to `steps`, going on from the run's latest checkpoint. Returns the last evaluation's metrics.
+
+    resident: the task's studies where they lie on the devices.
 
     In this order: the newest checkpoint with its place in the data; steps, each with a key folded from the seed
     and the step; every `evaluate_every` steps an evaluation, its model and a checkpoint; a checkpoint every two
@@ -84,7 +89,9 @@ def fit(task: Task, run: Run, *, steps: int, batch: int, evaluate_every: int, se
     init_key, step_key = jax.random.split(jax.random.key(seed))
     with on_host():
         state = task.init(init_key)
-    batches = task.batches(seed, jax.process_index(), jax.process_count(), len(parallel.devices))
+    batches_of, place = (task.batches, parallel.place_batch) if resident is None else (
+        resident.batches, resident.place_batch)
+    batches = batches_of(seed, jax.process_index(), jax.process_count(), len(parallel.devices))
     if restored := run.restore(parallel.abstract(state)):
         state, data_state = restored
         batches.set_state(data_state)
@@ -99,7 +106,7 @@ def fit(task: Task, run: Run, *, steps: int, batch: int, evaluate_every: int, se
                 trace(profile, step - start == TRACED_STEPS[0], state)
             with pace.waiting():
                 arrays = next(batches)
-            state, values = parallel.step(state, parallel.place_batch(arrays), step_key)
+            state, values = parallel.step(state, place(arrays), step_key)
             pending.append((step, values))
             if step == start + 1:
                 jax.block_until_ready(values)

@@ -42,6 +42,9 @@ class StepOptions:
     keep_gib: float | None = None
     """Of the records' arrays, kept in a process's memory once they were read, in GiB, so that later epochs read and
     decode nothing; 0: none. By default a sixteenth of the memory."""
+    resident: bool = False
+    """Of SFERA: keep all training studies in the memory of every device (at 150 pixels half a MB each), so that a step
+    is sent their numbers alone. They are read before the first step."""
     profile: Path | None = None
     """Write a trace of five steps to this folder (TensorBoard and Perfetto read it)."""
     dry_run: bool = False
@@ -106,11 +109,11 @@ class Parallel:
     def __init__(self, task: Any, mode: Mode = "jit", devices: list | None = None):
         self.devices = devices or jax.devices()
         self.mode = mode
-        local_devices = [d for d in self.devices if d.process_index == jax.process_index()]
-        self.single_process = len(local_devices) == len(self.devices)
+        self.local_devices = [d for d in self.devices if d.process_index == jax.process_index()]
+        self.single_process = len(self.local_devices) == len(self.devices)
         self.replicated, self.sharded = shardings(self.devices)
-        self.local_replicated, self.local_sharded = shardings(local_devices)
-        self.local_device_count = len(local_devices)
+        self.local_replicated, self.local_sharded = shardings(self.local_devices)
+        self.local_device_count = len(self.local_devices)
         self._step = on_devices(task.step, mode, tuple(self.devices))
         self.constants_on_host = task.constants
 
@@ -180,6 +183,15 @@ class Parallel:
             n = self.local_device_count
             batch = jax.tree.map(lambda x: x.reshape(n, len(x) // n, *x.shape[1:]), batch)
         return self._put(batch, self.sharded)
+
+    def of_all_processes(self, batch: Any) -> Any:
+        """A batch that is split over this process's devices (`local_sharded`), as its part of the whole one."""
+        def joined(x):
+            return jax.make_array_from_single_device_arrays(
+                (len(x) // self.local_device_count * len(self.devices), *x.shape[1:]), self.sharded,
+                [part.data for part in x.addressable_shards])
+
+        return batch if self.single_process else jax.tree.map(joined, batch)
 
     def step(self, state: Any, batch: Any, key: jax.Array) -> tuple[Any, dict[str, jax.typing.ArrayLike]]:
         """One step on a batch of `place_batch`."""

@@ -14,6 +14,7 @@ from jaxtyping import Array, Int
 from cardiojax import data
 from cardiojax.config import SferaConfig, SferaNetConfig
 from cardiojax.data import Split
+from cardiojax.data.resident import all_studies, gib_of, picked_batches
 from cardiojax.errors import RunError
 from cardiojax.evaluate.metrics import Accumulator, with_ef
 from cardiojax.evaluate.statistics import recalibration
@@ -37,6 +38,7 @@ class SferaTask:
         self.config, self.training, self.validation, self.options = config, training, validation, options
         self.slices = data.max_slices(training, validation)
         self.scaling = init.readout.scaling if init else Scaling.of(training.volumes_ml, training.slice_spacing_mm)
+        self.reading = data.Reading(options.workers, options.keep_gib)
         # arguments of the step, so that one compilation serves every dataset and every number of steps
         self.constants = self.scaling, rates.Cosine.of(config.learning_rate, config.steps)
         self.parent = init
@@ -57,7 +59,20 @@ class SferaTask:
     def batches(self, seed: int, process: int = 0, processes: int = 1, devices: int = 1):
         return data.training_batches(self.training, size_px=self.config.net.size_px, batch=self.config.batch,
                                      slices=self.slices, seed=seed, process=process, processes=processes,
-                                     devices=devices, reading=data.Reading(self.options.workers, self.options.keep_gib))
+                                     devices=devices, reading=self.reading)
+
+    def all_studies(self) -> Batch:
+        """All training studies, of which `picked_batches` names those of each batch."""
+        return all_studies(self.training, size_px=self.config.net.size_px, slices=self.slices, reading=self.reading)
+
+    def picked_batches(self, seed: int, process: int = 0, processes: int = 1, devices: int = 1):
+        return picked_batches(self.training, batch=self.config.batch, slices=self.slices, seed=seed, process=process,
+                              processes=processes, devices=devices, reading=self.reading)
+
+    @property
+    def gib(self) -> float:
+        """That `all_studies` takes."""
+        return gib_of(self.training, size_px=self.config.net.size_px, slices=self.slices)
 
     def evaluate(self, state: State, shard: Callable[[Batch], Batch], everything: bool = True
                  ) -> tuple[dict[str, float], dict, dict]:
