@@ -18,10 +18,9 @@ from cardiojax.data import records
 from cardiojax.errors import DataError, InputError, Preempted, RunError, TrainingDiverged
 from cardiojax.ops.collectives import collectives
 from cardiojax.preparation.batch import halve
-from cardiojax.train import loop, parallel, sfera
+from cardiojax.train import loop, parallel, resident, sfera
 from cardiojax.train.average import averaged
 from cardiojax.train.parallel import Parallel, StepOptions, gradients
-from cardiojax.train.resident import Resident, check_room
 from cardiojax.train.run import Run
 from conftest import terminate_at
 from tests.sgd_step import without_kinks
@@ -44,7 +43,7 @@ def fit(task, path, stop_at=None, config=CONFIG, on_device=False):
         terminate_at(parallel, stop_at)
     with Run(path, settings) as run:
         return loop.fit(task, run, steps=config.steps, batch=config.batch, evaluate_every=config.evaluate_every,
-                        seed=1, parallel=parallel, resident=Resident(task, parallel) if on_device else None)
+                        seed=1, parallel=parallel, on_devices=resident.Resident(task, parallel) if on_device else None)
 
 
 @pytest.fixture(scope="module")
@@ -166,7 +165,7 @@ def test_studies_on_the_devices_make_the_batches_that_are_sent(phantom_data, mod
     lies on the devices."""
     task = task_of(phantom_data, dataclasses.replace(CONFIG, batch=8))
     parallel = Parallel(task, mode, jax.devices()[:devices])
-    sent, named = task.batches(seed=0, devices=devices), Resident(task, parallel)
+    sent, named = task.batches(seed=0, devices=devices), resident.Resident(task, parallel)
     batches = named.batches(seed=0, devices=devices)
     for _ in range(3):
         expected = parallel.place_batch(next(sent))
@@ -183,15 +182,22 @@ def test_studies_on_the_devices_make_the_batches_that_are_sent(phantom_data, mod
 
 
 def test_studies_that_do_not_fit_on_a_device_are_refused(phantom_data):
-    small = types.SimpleNamespace(memory_stats=lambda: {"bytes_limit": 2**30}, device_kind="A100")
-    check_room(0.5, small)
-    with pytest.raises(InputError, match=r"--resident: the training studies take 0\.6 GiB, .* 1\.0 GiB of A100"):
-        check_room(0.6, small)
     task = task_of(phantom_data)
-    frames = task.all_studies().frames
-    assert task.gib == pytest.approx(frames.nbytes / 2**30)
-    with pytest.raises(InputError, match="--resident is for SFERA"):
-        Resident(types.SimpleNamespace(), Parallel(task))
+    assert task.gib == pytest.approx(task.all_studies().frames.nbytes / 2**30)
+    limit = {"bytes_limit": 2 * task.gib * 2**30}
+    gpu = types.SimpleNamespace(memory_stats=lambda: limit, device_kind="H200")
+    resident.check(task, gpu)
+    limit["bytes_limit"] -= 1
+    with pytest.raises(InputError, match=r"--resident: the training studies take 0\.0 GiB, .* 0\.0 GiB of H200"):
+        resident.check(task, gpu)
+
+
+def test_what_is_sent_little_is_not_kept_on_devices(phantom_data, tmp_path, capfd):
+    words = ["train", "contours", "--preset", "tiny", "--data", ONE["training"], "--data-dir", str(phantom_data),
+             "--run", str(tmp_path / "run"), "--resident"]
+    assert main(words) == 2
+    assert "--resident is for SFERA" in capfd.readouterr().err
+    assert not (tmp_path / "run").exists()
 
 
 def test_micro_batches_add_up():

@@ -21,11 +21,10 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from cardiojax.errors import Preempted, TrainingDiverged
 from cardiojax.ops.host import on_host
-from cardiojax.train import first_step
+from cardiojax.train import first_step, resident
 from cardiojax.train.dry_run import log_cost
 from cardiojax.train.pace import Pace
 from cardiojax.train.parallel import Parallel, StepOptions
-from cardiojax.train.resident import Resident
 from cardiojax.train.run import Run
 
 log = logging.getLogger("cardiojax")
@@ -63,6 +62,8 @@ def train(task: Task, run: Path, settings: dict[str, Any], options: StepOptions,
         log_cost(task, options, config.batch, unit)
         return {}
     parallel = Parallel(task, options.parallel)
+    if options.resident:
+        resident.check(task, parallel.local_devices[0])
     machine = {"device": parallel.devices[0].device_kind, "devices": len(parallel.devices),
                "processes": jax.process_count(), "parallel": options.parallel}
     if jax.process_index() == 0:
@@ -71,15 +72,15 @@ def train(task: Task, run: Path, settings: dict[str, Any], options: StepOptions,
     with Run(run, {**settings, "accumulate": options.accumulate, "machine": machine}) as opened:
         return fit(task, opened, steps=config.steps, batch=config.batch, evaluate_every=config.evaluate_every,
                    seed=settings["seed"], keep=config.keep, parallel=parallel, unit=unit, profile=options.profile,
-                   resident=Resident(task, parallel) if options.resident else None)
+                   on_devices=resident.Resident(task, parallel) if options.resident else None)
 
 
 def fit(task: Task, run: Run, *, steps: int, batch: int, evaluate_every: int, seed: int, keep: str = "last",
-        parallel: Parallel, unit: str = "studies", profile: Path | None = None, resident: Resident | None = None
-        ) -> dict[str, float]:
+        parallel: Parallel, unit: str = "studies", profile: Path | None = None,
+        on_devices: resident.Resident | None = None) -> dict[str, float]:
     """Train to `steps`, going on from the run's latest checkpoint. Returns the last evaluation's metrics.
 
-    resident: the task's studies where they lie on the devices.
+    on_devices: the task's studies, where they lie there.
 
     In this order: the newest checkpoint with its place in the data; steps, each with a key folded from the seed
     and the step; every `evaluate_every` steps an evaluation, its model and a checkpoint; a checkpoint every two
@@ -89,8 +90,8 @@ def fit(task: Task, run: Run, *, steps: int, batch: int, evaluate_every: int, se
     init_key, step_key = jax.random.split(jax.random.key(seed))
     with on_host():
         state = task.init(init_key)
-    batches_of, place = (task.batches, parallel.place_batch) if resident is None else (
-        resident.batches, resident.place_batch)
+    batches_of, place = (task.batches, parallel.place_batch) if on_devices is None else (
+        on_devices.batches, on_devices.place_batch)
     batches = batches_of(seed, jax.process_index(), jax.process_count(), len(parallel.devices))
     if restored := run.restore(parallel.abstract(state)):
         state, data_state = restored

@@ -22,10 +22,7 @@ class Resident:
     of `task.batches`."""
 
     def __init__(self, task: Any, parallel: Parallel):
-        """Raises InputError where the task has no studies to keep, or more than fit."""
-        if not hasattr(task, "all_studies"):
-            raise InputError("--resident is for SFERA, whose batches are large; other trainings are sent little")
-        check_room(task.gib, parallel.local_devices[0])
+        """A task that `check` lets pass."""
         self.parallel, self.batches = parallel, task.picked_batches
         self.studies = jax.device_put(task.all_studies(), parallel.local_replicated)
         self._rows = rows_of(parallel.local_sharded, parallel.local_device_count if parallel.mode == "pmap" else 0)
@@ -36,11 +33,13 @@ class Resident:
         return self.parallel.of_all_processes(self._rows(self.studies, indices, slice_budget=picked.slice_budget))
 
 
-def check_room(gib: float, device: Any):
-    """Raises InputError where a device has no room for so much beside the training."""
+def check(task: Any, device: Any):
+    """Raises InputError where a task has no studies to keep, or more than a device has room for beside the training."""
+    if not hasattr(task, "all_studies"):
+        raise InputError("--resident is for SFERA, whose batches are large; other trainings are sent little")
     limit = (device.memory_stats() or {}).get("bytes_limit")
-    if limit is not None and gib > SHARE * limit / 2**30:
-        raise InputError(f"--resident: the training studies take {gib:.1f} GiB, more than half of the "
+    if limit is not None and task.gib > SHARE * limit / 2**30:
+        raise InputError(f"--resident: the training studies take {task.gib:.1f} GiB, more than half of the "
                          f"{limit / 2**30:.1f} GiB of {device.device_kind}; without it they are sent batch by batch")
 
 
