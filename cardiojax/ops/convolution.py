@@ -14,6 +14,7 @@ from jax import lax
 from jaxtyping import Array, Float
 
 WINOGRAD_FROM = 16, 64     # channels: the fewer of those in and out, and both together
+WORTHWHILE = 2e8           # operations: with fewer, a hundred more kernels to compile are not made up for
 CACHE_BYTES = 8 * 2**20    # of the tiles and products of so many images as Winograd's algorithm works on at a time;
 OF_KERNEL = 8              # but at least so many times the kernel's, which are read again each time
 FEW = 4                    # channels in, from which a 1 × 1 convolution is no product of matrices
@@ -120,7 +121,8 @@ def _by_winograd(x, kernel, stride: int, pad: tuple[int, int]) -> bool:
     least, together = WINOGRAD_FROM
     channels = kernel.shape[2:]
     return (kernel.shape[0] == 3 and stride == 1 and pad == (1, 1) and x.dtype == jnp.float32
-            and min(channels) >= least and sum(channels) >= together)
+            and min(channels) >= least and sum(channels) >= together
+            and 2 * 9 * x.size * channels[1] >= WORTHWHILE)
 
 
 def conv(x: Float[Array, "n h w i"], kernel: Float[Array, "k k i o"], stride: int = 1, pad: int | None = None
