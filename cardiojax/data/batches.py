@@ -64,10 +64,15 @@ def endless(source: Source, arrays_of: Callable, batch_of_all: Callable, name: s
     The batches and their order do not depend on how many processes share them, nor does the iterator's state.
     `batch_of_all` gets the arrays and the indices of the whole batch.
     """
-    mine = slice(process * batch // processes, (process + 1) * batch // processes)
+    mine = share_of_batch(batch, process, processes)
     arrays_at = Kept(lambda i: arrays_of(source[i]), keep_gib)
     return drawn(len(source), name, things, batch=batch, seed=seed).map(
         lambda indices: batch_of_all([arrays_at(int(i)) for i in indices[mine]], indices))
+
+
+def share_of_batch(batch: int, process: int, processes: int) -> slice:
+    """The part of a batch that one process brings."""
+    return slice(process * batch // processes, (process + 1) * batch // processes)
 
 
 def drawn(count: int, name: str, things: str, *, batch: int, seed: int) -> grain.MapDataset:

@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Int
 
 from cardiojax.data import records
-from cardiojax.data.batches import PLAINLY, Reading, Records, endless, prefetched
+from cardiojax.data.batches import PLAINLY, Reading, Records, endless, prefetched, share_of_batch
 from cardiojax.data.frames import Frames
 from cardiojax.data.split import Split
 from cardiojax.preparation import SIZE_PX
@@ -59,7 +59,7 @@ def labelled_batches(frames: Frames, volumes: Int[np.ndarray, " n"], *, neighbou
         return np.moveaxis(wide[s:s + 1 + 2 * neighbours], 0, -1), study.masks[s, :, :, t]
 
     def whole(arrays: Sequence[tuple[np.ndarray, np.ndarray]], indices) -> LabelledBatch:
-        mine = frames.at[indices[process * batch // processes:(process + 1) * batch // processes], 0]
+        mine = frames.at[indices[share_of_batch(batch, process, processes)], 0]
         images, masks = (np.stack(column) for column in zip(*arrays, strict=True))
         return LabelledBatch(images, masks, frames.known[mine], frames.centre_px[mine])
 

@@ -10,7 +10,7 @@ import numpy as np
 from rich.progress import track
 
 from cardiojax.data import records
-from cardiojax.data.batches import Reading, Records, drawn, prefetched
+from cardiojax.data.batches import Reading, Records, drawn, prefetched, share_of_batch
 from cardiojax.data.split import Split
 from cardiojax.preparation.batch import Batch, Leaf, collate, slice_budget, study_arrays
 
@@ -44,7 +44,7 @@ def gib_of(split: Split, *, size_px: int, slices: int) -> float:
 def picked_batches(split: Split, *, batch: int, slices: int, seed: int, process: int = 0, processes: int = 1,
                    devices: int = 1, reading: Reading) -> grain.DatasetIterator:
     """The batches of `data.training_batches` with the same arguments, in the same order and with the same states."""
-    mine = slice(process * batch // processes, (process + 1) * batch // processes)
+    mine = share_of_batch(batch, process, processes)
     return prefetched(drawn(len(split), split.name, "studies", batch=batch, seed=seed).map(
         lambda indices: Picked(indices[mine].astype(np.int32), slice_budget(split.n_slices[indices], devices, slices))),
         reading)
