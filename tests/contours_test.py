@@ -29,11 +29,13 @@ from cardiojax.models.looks import (
     new_networks,
     padded_coarse,
     probabilities,
+    slices_at,
     turned,
     uncropped,
     with_neighbours,
 )
 from cardiojax.nets.gaugan import padded_px
+from cardiojax.ops.packing import of_real_slices
 from cardiojax.phantom.dicom import write_study
 from cardiojax.preparation import prepare
 from cardiojax.preparation.batch import batch_of
@@ -46,6 +48,7 @@ from cardiojax.train.parallel import Parallel
 from cardiojax.train.run import Run
 from cardiojax.units import LV
 from conftest import terminate_at
+from tests.sgd_step import softened
 
 TINY = CONTOURS_PRESETS["tiny"]
 CONFIG = dataclasses.replace(TINY, net=dataclasses.replace(TINY.net, neighbours=1), steps=4, evaluate_every=2)
@@ -145,7 +148,7 @@ def test_one_device_is_four(mixed, splits, monkeypatch):
     """Gradients (as SGD steps), statistics and metrics: partial labels and stacks of unequal lengths among them.
 
     Without the kinks of ReLU and of max pooling, where the last bit of one activation turns a gradient by 0.2 %."""
-    monkeypatch.setattr(nnx, "relu", jax.nn.softplus)
+    monkeypatch.setattr(nnx, "relu", softened)
     monkeypatch.setattr("cardiojax.nets.unet.max_pool_2x2", halved_mean)
     task = ContoursTask(dataclasses.replace(CONFIG, stacks=4), mixed, splits[1])
     batch = next(task.batches(seed=0))
@@ -205,17 +208,32 @@ def test_neighbours_are_the_slices_beside():
 
 def test_a_heart_is_found_cut_out_and_put_back():
     """A square far off the centre: found at 2 mm to a pixel of 1 mm, whole in the crop, and back where it was."""
-    labels = np.zeros((1, 1, 150, 150), np.uint8)
-    labels[0, 0, 20:40, 98:122] = LV
-    images = jnp.asarray(labels[..., None] * 1.0)                                  # (s, t, 150, 150, 1)
-    small = padded_coarse(images[0])                                               # (1, 80, 80, 1)
-    seen = jnp.zeros((1, 1, 1, 80, 80, 4)).at[..., LV].set(small[None, None, ..., 0])
-    centre = heart_centre(seen)[0]
+    labels = np.zeros((1, 150, 150), np.uint8)
+    labels[0, 20:40, 98:122] = LV
+    images = jnp.asarray(labels[..., None] * 1.0)                                  # (t, 150, 150, 1)
+    centre = heart_centre(padded_coarse(images)[..., 0])[0]
     np.testing.assert_allclose(centre, [(20 + 39) / 2 - 74.5, (98 + 121) / 2 - 74.5], atol=1)
     cut = crop(images, centre)
     assert float(cut.sum()) == labels.sum()
     back = uncropped(cut[..., 0].astype(jnp.uint8), centre)
     np.testing.assert_array_equal(back, labels)
+
+
+def test_slices_are_read_with_their_neighbours():
+    """As the stacks of a training have them."""
+    frames = jax.random.randint(jax.random.key(0), (2, 3, 4, 4, 2), 0, 256).astype(jnp.uint8)
+    expected = with_neighbours(frames.transpose(0, 1, 4, 2, 3) / 255.0, 1).reshape(6, 2, 4, 4, 3)
+    np.testing.assert_allclose(slices_at(frames, jnp.array([5, 0, 2, 3]), 1), expected[np.array([5, 0, 2, 3])])
+
+
+@pytest.mark.parametrize("part", [1, 4, 5, 100])
+def test_real_slices_are_seen_in_parts_and_padding_not_at_all(part):
+    values = jnp.asarray(np.random.default_rng(0).uniform(1, 2, (18, 2)))
+    for n_slices in ([3, 6, 4], [6, 6, 6], [1, 1, 2]):
+        real = np.arange(6) < np.array(n_slices)[:, None]
+        own, number = of_real_slices(lambda at: (values[at], at), jnp.asarray(real), part)
+        np.testing.assert_array_equal(own, values.reshape(3, 6, 2) * real[..., None])
+        np.testing.assert_array_equal(number, np.arange(18).reshape(3, 6) * real)
 
 
 @pytest.mark.parametrize("which", range(8))

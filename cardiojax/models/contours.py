@@ -1,20 +1,21 @@
 """Trained contours: studies → masks, and volumes from the probabilities behind them; ED and ES of a cine."""
 
 import functools
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 from flax import nnx
+from jax.sharding import Mesh, PartitionSpec
 from jaxtyping import Array, Float
 
 from cardiojax.config import AugmentConfig, ContoursConfig, ContoursNetConfig
 from cardiojax.errors import RunError
 from cardiojax.files import write_arrays
 from cardiojax.models.curve import Curve
-from cardiojax.models.looks import Seen, as_images, first_look, network_shapes, second_look
+from cardiojax.models.looks import Seen, first_look, network_shapes, second_look
 from cardiojax.models.measuring import MeasuringModel
 from cardiojax.models.prediction import Prediction, difference_std, ef_with_std, p_below, reasons_to_refer
 from cardiojax.models.saved import flatten, into_state, opened
@@ -67,27 +68,34 @@ def volumes_of(seen: Seen, calibration: SoftCalibration, spacing_mm: Float[Array
 def measured(net: ContoursNetConfig, views: int, weights: tuple[Array, ...], calibration: SoftCalibration, batch: Batch
              ) -> Measured:
     """Volumes and labels of a batch of prepared studies. `weights`: the leaves of parameters and statistics."""
-    return _measured(net, views, weights, calibration, batch.frames, batch.n_slices, batch.slice_spacing_mm)
+    mesh = getattr(getattr(batch.frames, "sharding", None), "mesh", None)          # of a batch over several devices
+    return _measuring(net, views, mesh)(weights, calibration, batch.frames, batch.n_slices, batch.slice_spacing_mm)
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1))
-def _measured(net: ContoursNetConfig, views: int, weights: tuple[Array, ...], calibration: SoftCalibration, frames,
-              n_slices, slice_spacing_mm) -> Measured:
-    """Of arrays alone: one program for all batches of a shape, whatever their `slice_budget`."""
-    networks, images = _networks(net, weights), as_images(frames, net.neighbours)
-    centre_px = first_look(networks, images, n_slices, views)
-    seen = second_look(networks, images, n_slices, centre_px, views)
-    return volumes_of(seen, calibration, slice_spacing_mm)
+@functools.cache
+def _measuring(net: ContoursNetConfig, views: int, mesh: Mesh | None) -> Callable[..., Measured]:
+    """Of arrays alone: one program for all batches of a shape. Each device of a mesh sees its own studies."""
+    def of(weights, calibration, frames, n_slices, slice_spacing_mm):
+        networks = _networks(net, weights)
+        centre_px = first_look(networks, frames, n_slices, net.neighbours, views)
+        seen = second_look(networks, frames, n_slices, centre_px, net.neighbours, views)
+        return volumes_of(seen, calibration, slice_spacing_mm)
+
+    if mesh is not None:
+        whole, split = PartitionSpec(), PartitionSpec(*mesh.axis_names)
+        of = jax.shard_map(of, mesh=mesh, in_specs=(whole, whole, split, split, split), out_specs=split,
+                           check_vma=False)
+    return jax.jit(of)
 
 
 @functools.partial(jax.jit, static_argnums=0)
 def _heart(net: ContoursNetConfig, weights: tuple[Array, ...], frames, n_slices) -> Array:
-    return first_look(_networks(net, weights), as_images(frames, net.neighbours), n_slices, 1)
+    return first_look(_networks(net, weights), frames, n_slices, net.neighbours, 1)
 
 
 @functools.partial(jax.jit, static_argnums=0)
 def _seen(net: ContoursNetConfig, weights: tuple[Array, ...], frames, n_slices, centre_px) -> tuple[Array, Array]:
-    seen = second_look(_networks(net, weights), as_images(frames, net.neighbours), n_slices, centre_px, 1)
+    seen = second_look(_networks(net, weights), frames, n_slices, centre_px, net.neighbours, 1)
     return seen.areas_mm2, seen.labels
 
 

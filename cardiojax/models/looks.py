@@ -11,16 +11,19 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, Float, Int, UInt8
+from jaxtyping import Array, Bool, Float, Int, UInt8
 
 from cardiojax.config import ContoursNetConfig, jax_dtype
 from cardiojax.nets.draws import rngs_of
 from cardiojax.nets.unet import UNet
+from cardiojax.ops.packing import of_real_slices
 from cardiojax.preparation import SIZE_PX
 from cardiojax.units import LABELS
 
 COARSE_PX, FINE_PX = 80, 128               # 75 pixels of 2 mm, padded; pixels of 1 mm
 BEFORE_PX = (COARSE_PX - SIZE_PX // 2) // 2     # black rows and columns before the 75
+MARGIN_PX = FINE_PX // 2   # round an image, so that a crop may lie round any of its pixels
+CPU_PART = 2               # slices, of all phases, whose activations fit a CPU's cache
 NEVER = -1e4               # the logit of a label that is not taught
 VIEWS = (0, 3, 4, 7, 1, 2, 5, 6)           # bits: rows flipped, columns flipped, transposed; any first few are diverse
 
@@ -71,33 +74,45 @@ def limited_to(labels: tuple[int, ...], params: nnx.State) -> nnx.State:
     return params
 
 
-def as_images(frames: UInt8[Array, "b s h w t"], neighbours: int) -> Float[Array, "b s t h w c"]:
-    """Prepared frames in [0, 1], with their neighbours as channels."""
-    return with_neighbours(frames.transpose(0, 1, 4, 2, 3).astype(jnp.float32) / 255.0, neighbours)
-
-
-def first_look(networks: nnx.Dict, images: Float[Array, "b s t 150 150 c"], n_slices: Int[Array, " b"], views: int
-               ) -> Int[Array, "b 2"]:
+def first_look(networks: nnx.Dict, frames: UInt8[Array, "b s 150 150 t"], n_slices: Int[Array, " b"], neighbours: int,
+               views: int) -> Int[Array, "b 2"]:
     """Where the heart is: the pixel (row, column) of its centre from the image's, mean over slices and phases."""
-    b, s, t = images.shape[:3]
-    small = padded_coarse(images.reshape(b * s * t, SIZE_PX, SIZE_PX, -1))
-    seen = probabilities(networks["coarse"], small, views).reshape(b, s, t, COARSE_PX, COARSE_PX, -1)
-    return heart_centre(seen * _real(n_slices, s))
+    def see(at):
+        images = slices_at(frames, at, neighbours)
+        n, t = images.shape[:2]
+        p = probabilities(networks["coarse"], padded_coarse(images.reshape(n * t, *images.shape[2:])), views)
+        return heart(p.reshape(n, t, *p.shape[1:]))
+
+    return heart_centre(of_real_slices(see, _real(frames, n_slices), CPU_PART).sum(1))
 
 
-def second_look(networks: nnx.Dict, images: Float[Array, "b s t 150 150 c"], n_slices: Int[Array, " b"],
-                centre_px: Int[Array, "b 2"], views: int) -> Seen:
+def second_look(networks: nnx.Dict, frames: UInt8[Array, "b s 150 150 t"], n_slices: Int[Array, " b"],
+                centre_px: Int[Array, "b 2"], neighbours: int, views: int) -> Seen:
     """What is where in the 128 × 128 mm round `centre_px`, by probabilities averaged over so many exact views."""
-    b, s, t = images.shape[:3]
-    crops = jax.vmap(crop)(images, centre_px).reshape(b * s * t, FINE_PX, FINE_PX, -1)
-    p = probabilities(networks["fine"], crops, views).reshape(b, s, t, FINE_PX, FINE_PX, -1) * _real(n_slices, s)
-    labels = jax.vmap(uncropped)(jnp.argmax(p, axis=-1).astype(jnp.uint8), centre_px)
-    return Seen(p.sum((3, 4)), (p * (1 - p)).sum((3, 4)), labels, centre_px)
+    def see(at):
+        centres = centre_px[at // frames.shape[1]]
+        crops = jax.vmap(crop)(slices_at(frames, at, neighbours), centres)
+        n, t = crops.shape[:2]
+        p = probabilities(networks["fine"], crops.reshape(n * t, *crops.shape[2:]), views).reshape(*crops.shape[:4], -1)
+        labels = jax.vmap(uncropped)(jnp.argmax(p, axis=-1).astype(jnp.uint8), centres)
+        return p.sum((2, 3)), (p * (1 - p)).sum((2, 3)), labels
+
+    return Seen(*of_real_slices(see, _real(frames, n_slices), CPU_PART), centre_px)
 
 
-def _real(n_slices: Int[Array, " b"], slices: int) -> Array:
-    """Which slices are no padding, to multiply (b, s, t, h, w, c) with."""
-    return (jnp.arange(slices) < n_slices[:, None])[:, :, None, None, None, None]
+def _real(frames: Array, n_slices: Int[Array, " b"]) -> Bool[Array, "b s"]:
+    """Which slices are no padding."""
+    return jnp.arange(frames.shape[1]) < n_slices[:, None]
+
+
+def slices_at(frames: UInt8[Array, "b s h w t"], at: Int[Array, " n"], neighbours: int) -> Float[Array, "n t h w c"]:
+    """Slices by their number, counted through the stacks of a batch: in [0, 1], with their neighbours as channels,
+    black beyond the stack."""
+    slices = frames.shape[1]
+    around = at[:, None] % slices + jnp.arange(-neighbours, neighbours + 1)                              # n c
+    beyond = (around < 0) | (around >= slices)
+    taken = jnp.where(beyond[..., None, None, None], 0, frames[at[:, None] // slices, around.clip(0, slices - 1)])
+    return taken.transpose(0, 4, 2, 3, 1).astype(jnp.float32) / 255.0
 
 
 def with_neighbours(stack: Float[Array, "b s *n"], neighbours: int) -> Float[Array, "b s *n c"]:
@@ -117,11 +132,15 @@ def padded_coarse(images: Float[Array, "n 150 150 c"]) -> Float[Array, "n 80 80 
     return jnp.pad(halved_mean(images), ((0, 0), black, black, (0, 0)))
 
 
-def heart_centre(seen: Float[Array, "b s t 80 80 4"]) -> Int[Array, "b 2"]:
-    """The whole pixel of 1 mm next to the heart's centre, of the first look at a study; from the image's centre."""
-    heart = seen[..., 1:].sum((1, 2, 5))                       # of both ventricles
+def heart(p: Float[Array, "n t h w 4"]) -> Float[Array, "n h w"]:
+    """Both ventricles, by probability, of all phases together."""
+    return p[..., 1:].sum((1, 4))
+
+
+def heart_centre(seen: Float[Array, "b 80 80"]) -> Int[Array, "b 2"]:
+    """The whole pixel of 1 mm next to the centre of what the first look took for `heart`; from the image's centre."""
     offset = COARSE_PX / 2 - SIZE_PX / 4 - BEFORE_PX           # `padded_coarse` moves the image's centre
-    return jnp.round(2 * (jax.vmap(centroid)(heart) + offset)).astype(jnp.int32)
+    return jnp.round(2 * (jax.vmap(centroid)(seen) + offset)).astype(jnp.int32)
 
 
 def centroid(weight: Float[Array, "h w"]) -> Float[Array, "2"]:
@@ -152,17 +171,20 @@ def turned(images: Float[Array, "n p p c"], view: int, back: bool = False) -> Fl
     return images
 
 
-def crop(images: Float[Array, "s t 150 150 c"], centre_px: Int[Array, "2"]) -> Float[Array, "s t 128 128 c"]:
+def crop(images: Float[Array, "t 150 150 c"], centre_px: Int[Array, "2"]) -> Float[Array, "t 128 128 c"]:
     """128 × 128 pixels round `centre_px` (from the image's centre); black outside of the images."""
-    wide = jnp.pad(images, ((0, 0), (0, 0), (FINE_PX, FINE_PX), (FINE_PX, FINE_PX), (0, 0)))
-    start = (SIZE_PX - FINE_PX) // 2 + centre_px + FINE_PX
-    return jax.lax.dynamic_slice(wide, (0, 0, start[0], start[1], 0),
-                                 (*images.shape[:2], FINE_PX, FINE_PX, images.shape[-1]))
+    wide = jnp.pad(images, ((0, 0), (MARGIN_PX, MARGIN_PX), (MARGIN_PX, MARGIN_PX), (0, 0)))
+    start = _corner(centre_px)
+    return jax.lax.dynamic_slice(wide, (0, *start, 0), (len(images), FINE_PX, FINE_PX, images.shape[-1]))
 
 
-def uncropped(labels: UInt8[Array, "s t 128 128"], centre_px: Int[Array, "2"]) -> UInt8[Array, "s t 150 150"]:
+def uncropped(labels: UInt8[Array, "t 128 128"], centre_px: Int[Array, "2"]) -> UInt8[Array, "t 150 150"]:
     """The labels of crops in the images they are from, background outside."""
-    canvas = jnp.zeros((*labels.shape[:2], *(SIZE_PX + 2 * FINE_PX,) * 2), labels.dtype)
-    start = (SIZE_PX - FINE_PX) // 2 + centre_px + FINE_PX
-    canvas = jax.lax.dynamic_update_slice(canvas, labels, (0, 0, start[0], start[1]))
-    return canvas[:, :, FINE_PX:-FINE_PX, FINE_PX:-FINE_PX]
+    canvas = jnp.zeros((len(labels), *(SIZE_PX + 2 * MARGIN_PX,) * 2), labels.dtype)
+    canvas = jax.lax.dynamic_update_slice(canvas, labels, (0, *_corner(centre_px)))
+    return canvas[:, MARGIN_PX:-MARGIN_PX, MARGIN_PX:-MARGIN_PX]
+
+
+def _corner(centre_px: Int[Array, "2"]) -> Int[Array, "2"]:
+    """Of a crop, in images with a margin; a centre outside of the image is moved to its border."""
+    return ((SIZE_PX - FINE_PX) // 2 + centre_px + MARGIN_PX).clip(0, SIZE_PX + 2 * MARGIN_PX - FINE_PX)

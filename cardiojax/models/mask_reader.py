@@ -40,7 +40,7 @@ class MaskReader:
         heart = (labels > 0) * 1.0
         centre_px = jnp.round(jax.vmap(centroid)(heart)).astype(jnp.int32)
         planes = jnp.concatenate([gray[..., None], jax.nn.one_hot(labels, len(LABELS))], axis=-1)
-        cut = jax.vmap(crop)(planes[:, None, None], centre_px)[:, 0, 0]
+        cut = jax.vmap(crop)(planes[:, None], centre_px)[:, 0]
         shares = cut[..., 1:].at[..., 0].add(1 - cut[..., 1:].sum(-1))             # beyond the image is background
         net = nnx.merge(self.graph, *weights, copy=True)["fine"]
         return net(cut[..., :1], jnp.ones(len(cut))), shares, jnp.broadcast_to(known, (len(cut), len(LABELS)))

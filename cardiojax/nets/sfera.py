@@ -12,9 +12,10 @@ from jaxtyping import Array, Float, Int
 from cardiojax.nets.draws import drawing, lecun
 from cardiojax.nets.layers import Conv, MaskedBatchNorm
 from cardiojax.nets.lstm import BidirectionalLSTM
-from cardiojax.ops.packing import on_real_slices
+from cardiojax.ops.packing import is_fastest_in_parts, of_real_slices, on_real_slices
 from cardiojax.ops.pooling import max_pool_2x2
 
+CPU_PART = 4               # slices whose activations fit a CPU's cache
 TYPICAL_SLICES = 10.0      # keeps the summed features of a stack of the order of one slice's
 
 
@@ -85,12 +86,17 @@ class Sfera(nnx.Module):
         """frames in [0, 1]; the first `n_slices` of each stack are real. Padding changes nothing.
 
         slice_budget: a static bound on the real slices of the batch. Only that many are convolved (packed, then
-        scattered back); None convolves the padding too.
+        scattered back); None convolves the padding too. Outside of training a CPU convolves a few at a time, through
+        which no gradients pass.
         dropout_keys: one a study, while training; None drops nothing.
         """
         real = jnp.arange(frames.shape[1]) < n_slices[:, None]
-        spatial = on_real_slices(lambda images, weight: self.encode(images, weight, train, axis_name), frames, real,
-                                 slice_budget)
+        if not train and slice_budget is not None and is_fastest_in_parts():
+            flat = frames.reshape(-1, *frames.shape[2:])
+            spatial = of_real_slices(lambda at: self.encode(flat[at], jnp.ones(len(at)), False), real, CPU_PART)
+        else:
+            spatial = on_real_slices(lambda images, weight: self.encode(images, weight, train, axis_name), frames,
+                                     real, slice_budget)
         if dropout_keys is not None and self.dropout > 0:
             keep = jax.vmap(lambda k: jax.random.bernoulli(k, 1 - self.dropout, spatial.shape[-1:]))(dropout_keys)
             spatial = spatial * keep[:, None] / (1 - self.dropout)

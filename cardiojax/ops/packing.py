@@ -1,9 +1,13 @@
-"""Encodes the real slices of padded stacks only."""
+"""Works on the real slices of padded stacks only."""
 
 from collections.abc import Callable
+from typing import Any
 
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
+
+PART = 64                  # slices that an accelerator looks at together
 
 
 def on_real_slices(encode: Callable[[Array, Array], Array], stacks: Float[Array, "b s *d"], real: Bool[Array, "b s"],
@@ -23,3 +27,28 @@ def on_real_slices(encode: Callable[[Array, Array], Array], stacks: Float[Array,
         packed = jnp.where(real.sum() <= slice_budget, packed, jnp.nan)
         encoded = jnp.zeros((b * s, packed.shape[-1]), packed.dtype).at[at].set(packed, mode="drop")
     return encoded.reshape(b, s, -1) * real.reshape(b, s, 1)
+
+
+def is_fastest_in_parts() -> bool:
+    """Whether what a few slices need at a time fits a cache of this machine, which is then faster than all at once."""
+    return jax.default_backend() == "cpu"
+
+
+def of_real_slices(see: Callable[[Array], Any], real: Bool[Array, "b s"], cpu_part: int) -> Any:
+    """`see(numbers (n,)) → arrays (n, …)` of every real slice, as (b, s, …), zeros for padding. No gradients pass.
+
+    numbers: of slices, counted through the batch. They are seen in parts, no more of them than the real ones fill: one
+    program for any number of them. cpu_part: slices of a part whose arrays fit a CPU's cache.
+    """
+    b, s = real.shape
+    part = min(cpu_part if is_fastest_in_parts() else PART, b * s)
+    (at,) = jnp.nonzero(real.reshape(-1), size=-(-b * s // part) * part, fill_value=b * s)
+
+    def seen_too(i, found):
+        some = jax.lax.dynamic_slice(at, (i * part,), (part,))
+        return jax.tree.map(lambda all_, new: all_.at[some].set(new, mode="drop"), found,
+                            see(jnp.minimum(some, b * s - 1)))
+
+    nothing = jax.tree.map(lambda x: jnp.zeros((b * s, *x.shape[1:]), x.dtype), jax.eval_shape(see, at[:part]))
+    found = jax.lax.fori_loop(0, -(-real.sum() // part), seen_too, nothing)
+    return jax.tree.map(lambda x: x.reshape(b, s, *x.shape[1:]), found)

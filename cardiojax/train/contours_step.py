@@ -16,6 +16,7 @@ from cardiojax.models.looks import (
     FINE_PX,
     crop,
     halved_mean,
+    heart,
     heart_centre,
     network_shapes,
     padded_coarse,
@@ -100,9 +101,9 @@ class ContoursStep:
         first, metrics = losses.segmentation(logits[:count], shares, known, LV, self.area_weight, axis_name)
         metrics = {f"coarse_{k}": v for k, v in metrics.items()}
         if stacks is not None:
-            seen = jax.nn.softmax(logits[count:]).reshape(b, s, 1, COARSE_PX, COARSE_PX, -1)
-            centre_px = heart_centre(seen * real[:, :, None, None, None, None])
-            round_heart = jax.vmap(crop)(stacks.frames, centre_px).reshape(b * s, FINE_PX, FINE_PX, c)
+            seen = heart(jax.nn.softmax(logits[count:])[:, None]).reshape(b, s, COARSE_PX, COARSE_PX)
+            centre_px = heart_centre((seen * real[:, :, None, None]).sum(1))
+            round_heart = jax.vmap(crop)(stacks.frames[:, :, 0], centre_px).reshape(b * s, FINE_PX, FINE_PX, c)
             crops = jnp.concatenate([crops, round_heart])
         logits = networks["fine"](crops, weight, train=True, axis_name=axis_name)
         second, more = losses.segmentation(logits[:count], fine_shares, known, LV, self.area_weight, axis_name)
