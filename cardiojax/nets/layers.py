@@ -34,8 +34,8 @@ class MaskedBatchNorm(nnx.Module):
                                    for values in (x32, x32 * x32))
             if axis_name is not None:
                 count, total, total_square = jax.lax.psum((count, total, total_square), axis_name)
-            count = jnp.maximum(count, 1.0)
-            mean, square = total / count, total_square / count
+            share = 1 / jnp.maximum(count, 1.0)             # a division less for every channel, forward and back
+            mean, square = total * share, total_square * share
             for running, new in ((self.mean, mean), (self.square, square)):
                 running.set_value(MOMENTUM * running[...] + (1 - MOMENTUM) * jax.lax.stop_gradient(new))
         variance = jnp.maximum(square - mean**2, 0.0)
