@@ -130,6 +130,7 @@ def pictures_of(monkeypatch):
         notebook = nbformat.read(file, as_version=4)
         assert not any(cell.get("outputs") for cell in notebook.cells), "committed with outputs"
         monkeypatch.setenv("CARDIOJAX_EXPERIMENT", str(experiment))
+        monkeypatch.setenv("XLA_FLAGS", "")                # on one device, as on a laptop
         NotebookClient(notebook, timeout=900, kernel_name="python3",
                        resources={"metadata": {"path": str(file.parent)}}).execute()
         return sum("image/png" in output.get("data", {}) for cell in notebook.cells

@@ -27,7 +27,7 @@ from cardiojax.train.parallel import Parallel, StepOptions
 from cardiojax.train.run import Run
 from cardiojax.train.table_rows import no_rows
 from conftest import terminate_at
-from tests.sgd_step import forget_programs
+from tests.sgd_step import forget_programs, softened
 
 CONFIG = GauganConfig(net=GauganNetConfig(size_px=75, upsamplings="few", ngf=2, hidden=4, ndf=2), batch=8, steps=4,
                 augment=AffineConfig(10.0, 4.0, 0.1, False), perceptual="none", evaluate_every=2, ema=0.5,
@@ -110,7 +110,7 @@ def moments(state):
 def smooth(monkeypatch):
     """LeakyReLU and L1 without their kinks: there a gradient jumps with the last bit of a value, by up to 0.5 % of a
     small layer's, and which pixels lie there is up to the CPU."""
-    monkeypatch.setattr(nets, "leaky", lambda x: 0.2 * x + 0.8 * jax.nn.softplus(x))
+    monkeypatch.setattr(nets, "leaky", lambda x: 0.2 * x + 0.8 * softened(x))
     monkeypatch.setattr(losses, "l1", lambda a, b: ((a - b) ** 2).mean())
     forget_programs()
     yield

@@ -32,12 +32,17 @@ def forget_programs():
     jax.clear_caches()
 
 
+def softened(x):
+    """A ReLU without its kink; of fewer loops than softplus, which a compiler takes a third more time for."""
+    return 0.5 * (x + jax.numpy.sqrt(x * x + 1))
+
+
 @contextlib.contextmanager
 def without_kinks():
     """SFERA without the kinks of ReLU and of maxima: there a gradient jumps with the last bit of a value, and which
     pixels lie there is up to the CPU."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(nnx, "relu", jax.nn.softplus)
+        patch.setattr(nnx, "relu", softened)
         patch.setattr(nets, "max_pool_2x2", lambda x: nnx.avg_pool(x, (2, 2), (2, 2)))
         forget_programs()
         yield

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 
 import cardiojax
 from cardiojax import data
@@ -18,10 +19,12 @@ from cardiojax.data import records
 from cardiojax.errors import DataError, InputError, Preempted, RunError, TrainingDiverged
 from cardiojax.ops.collectives import collectives
 from cardiojax.preparation.batch import halve
-from cardiojax.train import loop, parallel, resident, sfera
+from cardiojax.train import loop, parallel, rates, resident, sfera
 from cardiojax.train.average import averaged
 from cardiojax.train.parallel import Parallel, StepOptions, gradients
 from cardiojax.train.run import Run
+from cardiojax.train.sfera_step import optimiser
+from cardiojax.train.state import first_state, updated
 from conftest import terminate_at
 from tests.sgd_step import without_kinks
 
@@ -112,7 +115,7 @@ def test_a_run_keeps_its_number_of_steps(phantom_data, finished):
 
 
 def test_nan_stops_the_run_and_names_the_step(phantom_data, tmp_path):
-    wild = dataclasses.replace(CONFIG, learning_rate=1e30, clip_norm=1e30)
+    wild = dataclasses.replace(CONFIG, learning_rate=1e30)         # the program of the others
     with pytest.raises(TrainingDiverged, match="at step 2"):
         fit(task_of(phantom_data, wild), tmp_path / "run", config=wild)
 
@@ -293,11 +296,13 @@ def test_the_average_of_the_weights_by_hand(phantom_data):
     for step, expected in ((0, [1.9, -2.2]), (1, [20 / 11, -17 / 11]), (10_000, [1.1, 4.2])):
         np.testing.assert_allclose(averaged(old, new, 0.9, jnp.array(step))["w"], expected, rtol=1e-6)
         np.testing.assert_array_equal(averaged(old, new, 0.0, jnp.array(step))["w"], new["w"])
-    task = task_of(phantom_data, dataclasses.replace(CONFIG, ema=0.0))
-    state, _ = jax.jit(task.step)(task.init(jax.random.key(0)), next(task.batches(seed=0)), jax.random.key(0),
-                                  task.constants)
-    for param, average in zip(*map(jax.tree.leaves, (state.params, state.ema)), strict=True):
-        np.testing.assert_array_equal(average, param)
+    nothing, descent = nnx.State({}), optimiser(1.0, 0.0)
+    state = first_state(nnx.State(old), nothing, descent)
+    for decay in (0.0, 0.5):
+        after, _ = updated(state, nnx.State(new), nothing, descent, rates.Cosine.of(0.1, 10), decay, None)
+        assert not np.array_equal(after.params["w"], old["w"])
+        kept = min(decay, 0.1)
+        np.testing.assert_allclose(after.ema["w"], kept * old["w"] + (1 - kept) * after.params["w"], rtol=1e-6)
 
 
 def test_trainings_of_equal_settings_share_their_program(phantom_data):
