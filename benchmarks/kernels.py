@@ -1,10 +1,10 @@
 """What a GPU would have to do for a training step, by its own compiler and without a GPU: kernels, bytes, FLOPs.
 
-    pip install jax-cuda12-plugin jax-cuda12-pjrt nvidia-cuda-nvcc-cu12        # the versions of your jax
     python benchmarks/kernels.py --task gaugan --spade dense --json kernels_gaugan_dense.json
 
-Compiled for an H200. Bytes are what each kernel reads and writes, added up: divided by the 4.3 TB/s that one copies
-at, a bound of the step's time. Which algorithm a library takes for a convolution is tried on a GPU, and not known here.
+Compiled for an H200 (`h200.py` says what that takes). Bytes are what each kernel reads and writes, added up: divided
+by the 4.3 TB/s that one copies at, a bound of the step's time. Which algorithm a library takes for a convolution is
+tried on a GPU, and not known here.
 """
 
 import argparse
@@ -17,29 +17,16 @@ from pathlib import Path
 
 os.environ["JAX_PLATFORMS"] = "cpu"
 
+import h200
 import jax
-from jax.experimental import topologies
-from jax.sharding import NamedSharding, PartitionSpec
 
 from cardiojax.bench.ours import task_of
 from cardiojax.bench.workloads import Spec, split_of
 from cardiojax.files import write_text
 from cardiojax.ops.flops import flops
 from cardiojax.provenance import commit
+from cardiojax.train.parallel import Parallel
 
-H200 = """
-gpu_device_info {
-  threads_per_block_limit: 1024 threads_per_warp: 32 threads_per_core_limit: 2048 core_count: 132 fpus_per_core: 128
-  shared_memory_per_block: 49152 shared_memory_per_core: 233472 shared_memory_per_block_optin: 232448
-  block_dim_limit_x: 2147483647 block_dim_limit_y: 65535 block_dim_limit_z: 65535
-  registers_per_core_limit: 65536 registers_per_block_limit: 65536 clock_rate_ghz: 1.98 l2_cache_size: 52428800
-  memory_bandwidth: 4800000000000 device_memory_size: 151397597184 cuda_compute_capability { major: 9 }
-}
-platform_name: "CUDA"
-dnn_version_info { major: 9 minor: 10 }
-runtime_version { major: 12 minor: 8 }
-device_description_str: "NVIDIA H200"
-"""
 SIZES = {"pred": 1, "s8": 1, "u8": 1, "bf16": 2, "f16": 2, "s32": 4, "u32": 4, "f32": 4, "s64": 8, "u64": 8, "f64": 8}
 INSTRUCTION = re.compile(r"\s*(?:ROOT )?%([\w.\-]+) = (\(.*?\)|\S+) ([\w\-]+)\((.*?)\)(.*)$")
 NO_KERNEL = ("parameter", "get-tuple-element", "tuple", "bitcast", "constant")
@@ -76,14 +63,10 @@ def main():
     parser.add_argument("--spade", default="table", choices=["table", "dense"])
     parser.add_argument("--json", type=Path, required=True)
     args = parser.parse_args()
-    jax.default_backend = lambda: "gpu"                     # what asks for it is traced as there
-    machine = topologies.get_topology_desc(platform="cuda", target_config=H200, topology="1x1x1")
-    where = NamedSharding(topologies.make_mesh(machine, (1,), ("data",)), PartitionSpec())
+    devices = h200.devices(1)
     spec = Spec("train", args.task, args.preset, dtype=args.dtype, spade=args.spade)
     task = task_of(spec, split_of(spec))
-    inputs = jax.eval_shape(task.init, jax.random.key(0)), next(task.batches(0)), jax.random.key(0), task.constants
-    traced = jax.jit(task.step, donate_argnums=0).trace(
-        *jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=where), inputs))
+    traced = Parallel(task, devices=devices).traced(jax.eval_shape(task.init, jax.random.key(0)), next(task.batches(0)))
     compiled = traced.lower().compile()
     found = kernels(compiled.as_text())
     kinds = collections.Counter(kind for _, kind, _, _ in found)
