@@ -121,8 +121,9 @@ def acdc_patient():
 
 @pytest.fixture
 def pictures_of(monkeypatch):
-    """Executes a notebook on the folder of an experiment; how many pictures it shows."""
-    def execute(name: str, experiment: Path) -> int:
+    """Executes a notebook on the folder of an experiment; how many pictures it shows. optimised: where networks of
+    their full size would take longer to run than to compile."""
+    def execute(name: str, experiment: Path, optimised: bool = False) -> int:
         import nbformat
         from nbclient import NotebookClient
 
@@ -131,6 +132,7 @@ def pictures_of(monkeypatch):
         assert not any(cell.get("outputs") for cell in notebook.cells), "committed with outputs"
         monkeypatch.setenv("CARDIOJAX_EXPERIMENT", str(experiment))
         monkeypatch.setenv("XLA_FLAGS", "")                # on one device, as on a laptop
+        monkeypatch.setenv("JAX_DISABLE_MOST_OPTIMIZATIONS", "0" if optimised else "1")
         NotebookClient(notebook, timeout=900, kernel_name="python3",
                        resources={"metadata": {"path": str(file.parent)}}).execute()
         return sum("image/png" in output.get("data", {}) for cell in notebook.cells

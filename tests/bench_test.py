@@ -7,9 +7,9 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from benchmarks.communication import collectives
 from cardiojax.bench import measure, workloads
 from cardiojax.cli.main import main
+from cardiojax.ops.collectives import collectives
 from cardiojax.ops.flops import flops
 
 
@@ -40,10 +40,13 @@ def test_collectives_of_a_program():
     hlo = """
   %a = f32[2,3]{1,0} all-reduce(%x), replica_groups={}
   %b = (f32[10]{0}, /*index=1*/bf16[4]{0}) all-reduce-start(%y, %z), channel_id=1
+  %s = ((f32[100]{0}), f32[100]{0}) all-reduce-start(%v), channel_id=2
+  %t = ((f32[1]{0}, bf16[2]{0}), (f32[1]{0}, bf16[2]{0})) all-reduce-start(%v, %w), channel_id=3
   %c = u8[7]{0} all-gather(%w), dimensions={0}
   %d = f32[5]{0} add(%all-reduce, %x)
 """
-    assert collectives(hlo) == {"all-reduce": {"count": 2, "bytes": 24 + 48}, "all-gather": {"count": 1, "bytes": 7}}
+    assert collectives(hlo) == {"all-reduce": {"count": 4, "bytes": 24 + 48 + 400 + 8},
+                                "all-gather": {"count": 1, "bytes": 7}}
 
 
 def test_flops_by_hand_and_as_the_compiler_counts():

@@ -5,7 +5,7 @@ import pytest
 
 @pytest.mark.slow
 def test_a_study_is_measured_and_looked_at(tmp_path, pictures_of):
-    assert pictures_of("1_measure_a_study", tmp_path) == 2
+    assert pictures_of("1_measure_a_study", tmp_path, optimised=True) == 2
 
 
 @pytest.mark.slow

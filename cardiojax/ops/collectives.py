@@ -13,6 +13,7 @@ def collectives(hlo: str) -> dict[str, dict[str, int]]:
     hlo = re.sub(r"/\*.*?\*/", "", hlo)                    # long tuples number their parts
     for shapes, kind in re.findall(rf"= (\([^=]*?\)|\S+) ({KINDS})(?:-start)?\(", hlo):
         entry = found.setdefault(kind, {"count": 0, "bytes": 0})
+        shapes = shapes.partition("), ")[2] if shapes.startswith("((") else shapes          # (operands, results)
         entry["count"] += 1
         entry["bytes"] += sum(SIZES[dtype] * math.prod(int(d) for d in dims.split(",") if d)
                               for dtype, dims in re.findall(r"(\w+)\[([\d,]*)\]", shapes))
