@@ -29,6 +29,7 @@ from cardiojax.train.parallel import Parallel
 LINKS = {"8 GPUs by NVLink (450 GB/s each)": (8, 450e9, 15e-6),
          "8 nodes × 8 GPUs by 8 × 400 Gb/s InfiniBand (50 GB/s each)": (64, 50e9, 40e-6)}
 COMPILED = 8
+PARAMETERS = ("params", "generator", "discriminator")          # of a training's state
 
 
 def main():
@@ -45,7 +46,7 @@ def main():
     task = task_of(spec, split_of(spec))
     parallel, state = Parallel(task, devices=devices), jax.eval_shape(task.init, jax.random.key(0))
     compiled = parallel.compiled(state, next(task.batches(0, devices=COMPILED)))
-    found = collectives(compiled.as_text())
+    found, trained = collectives(compiled.as_text()), [getattr(state, part, None) for part in PARAMETERS]
     count, sent = (sum(c[k] for c in found.values()) for k in ("count", "bytes"))
     links = {}
     for name, (n, bytes_a_second, latency_s) in LINKS.items():
@@ -54,7 +55,7 @@ def main():
                        "efficiency": round(args.step_ms / (args.step_ms + talk_ms), 3)}
     result = {"compiled_for": f"{COMPILED} × NVIDIA H200", "task": args.task, "preset": args.preset,
               "dtype": spec.dtype, "batch_a_device": each, "step_ms": args.step_ms, "collectives": found,
-              "gradients_mb": round(sum(x.size * 4 for x in jax.tree.leaves(state.params)) / 1e6, 1),
+              "gradients_mb": round(sum(x.size * 4 for x in jax.tree.leaves(trained)) / 1e6, 1),
               "links": links, "jax": jax.__version__, "commit": commit()}
     write_text(args.json, json.dumps(result, indent=1))
     print(json.dumps({k: result[k] for k in ("collectives", "gradients_mb", "links")}, indent=1))

@@ -114,6 +114,17 @@ def test_how_long_a_gpus_start_takes_is_the_files():
     assert f"trainings takes {found['seconds_of_it']['warm']['imports']} s" in page
 
 
+@pytest.mark.parametrize(("task", "name"), [("gaugan", "GauGAN"), ("sfera", "SFERA")])
+def test_what_gpus_send_each_other_is_the_files(task, name):
+    found = json.loads((ROOT / "benchmarks" / "results" / f"communication_{task}.json").read_text())
+    (sent,), links = found["collectives"].values(), found["links"].values()
+    row = next(line for line in (ROOT / "docs" / "many_gpus.md").read_text().splitlines()
+               if line.startswith(f"| {name} |"))
+    assert f"| {found['step_ms']} ms | {sent['bytes'] / 1e6:.0f} MB in {sent['count']} " in row
+    for link in links:
+        assert f"| {link['communication_ms']:.1f} ms, {100 * link['efficiency']:.0f} % |" in row
+
+
 def test_what_contours_teach_a_generator_is_the_files():
     found = json.loads((ROOT / "benchmarks" / "results" / "gaugan_contours_loss.json").read_text())
     page = (ROOT / "docs" / "synthesis.md").read_text()
