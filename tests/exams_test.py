@@ -6,7 +6,7 @@ import pytest
 
 from tests import exams
 
-TREES, PART = 150, 50              # of some two exams each
+TREES, PART = 250, 50              # of some two exams each
 
 
 @pytest.mark.slow

@@ -303,6 +303,11 @@ def test_the_average_of_the_weights_by_hand(phantom_data):
         assert not np.array_equal(after.params["w"], old["w"])
         kept = min(decay, 0.1)
         np.testing.assert_allclose(after.ema["w"], kept * old["w"] + (1 - kept) * after.params["w"], rtol=1e-6)
+    task = task_of(phantom_data, dataclasses.replace(CONFIG, ema=0.0))
+    state, _ = jax.jit(task.step)(task.init(jax.random.key(0)), next(task.batches(seed=0)), jax.random.key(0),
+                                  task.constants)
+    for param, average in zip(*map(jax.tree.leaves, (state.params, state.ema)), strict=True):
+        np.testing.assert_array_equal(average, param)
 
 
 def test_trainings_of_equal_settings_share_their_program(phantom_data):

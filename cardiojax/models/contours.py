@@ -15,7 +15,7 @@ from cardiojax.config import AugmentConfig, ContoursConfig, ContoursNetConfig
 from cardiojax.errors import RunError
 from cardiojax.files import write_arrays
 from cardiojax.models.curve import Curve
-from cardiojax.models.looks import Seen, first_look, network_shapes, second_look
+from cardiojax.models.looks import Seen, as_images, first_look, network_shapes, second_look
 from cardiojax.models.measuring import MeasuringModel
 from cardiojax.models.prediction import Prediction, difference_std, ef_with_std, p_below, reasons_to_refer
 from cardiojax.models.saved import flatten, into_state, opened
@@ -76,9 +76,9 @@ def measured(net: ContoursNetConfig, views: int, weights: tuple[Array, ...], cal
 def _measuring(net: ContoursNetConfig, views: int, mesh: Mesh | None) -> Callable[..., Measured]:
     """Of arrays alone: one program for all batches of a shape. Each device of a mesh sees its own studies."""
     def of(weights, calibration, frames, n_slices, slice_spacing_mm):
-        networks = _networks(net, weights)
-        centre_px = first_look(networks, frames, n_slices, net.neighbours, views)
-        seen = second_look(networks, frames, n_slices, centre_px, net.neighbours, views)
+        networks, images = _networks(net, weights), as_images(frames, net.neighbours)
+        centre_px = first_look(networks, images, n_slices, views)
+        seen = second_look(networks, images, n_slices, centre_px, views)
         return volumes_of(seen, calibration, slice_spacing_mm)
 
     if mesh is not None:
@@ -90,12 +90,12 @@ def _measuring(net: ContoursNetConfig, views: int, mesh: Mesh | None) -> Callabl
 
 @functools.partial(jax.jit, static_argnums=0)
 def _heart(net: ContoursNetConfig, weights: tuple[Array, ...], frames, n_slices) -> Array:
-    return first_look(_networks(net, weights), frames, n_slices, net.neighbours, 1)
+    return first_look(_networks(net, weights), as_images(frames, net.neighbours), n_slices, 1)
 
 
 @functools.partial(jax.jit, static_argnums=0)
 def _seen(net: ContoursNetConfig, weights: tuple[Array, ...], frames, n_slices, centre_px) -> tuple[Array, Array]:
-    seen = second_look(_networks(net, weights), frames, n_slices, centre_px, net.neighbours, 1)
+    seen = second_look(_networks(net, weights), as_images(frames, net.neighbours), n_slices, centre_px, 1)
     return seen.areas_mm2, seen.labels
 
 

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, Bool, Float, Int, UInt8
+from jaxtyping import Array, Bool, Float, Int, Shaped, UInt8
 
 from cardiojax.config import ContoursNetConfig, jax_dtype
 from cardiojax.nets.draws import rngs_of
@@ -74,48 +74,43 @@ def limited_to(labels: tuple[int, ...], params: nnx.State) -> nnx.State:
     return params
 
 
-def first_look(networks: nnx.Dict, frames: UInt8[Array, "b s 150 150 t"], n_slices: Int[Array, " b"], neighbours: int,
-               views: int) -> Int[Array, "b 2"]:
+def as_images(frames: UInt8[Array, "b s h w t"], neighbours: int) -> UInt8[Array, "b s t h w c"]:
+    """Prepared frames, with their neighbours as channels."""
+    return with_neighbours(frames.transpose(0, 1, 4, 2, 3), neighbours)
+
+
+def first_look(networks: nnx.Dict, images: UInt8[Array, "b s t 150 150 c"], n_slices: Int[Array, " b"], views: int
+               ) -> Int[Array, "b 2"]:
     """Where the heart is: the pixel (row, column) of its centre from the image's, mean over slices and phases."""
-    def see(at):
-        images = slices_at(frames, at, neighbours)
+    def see(images):
         n, t = images.shape[:2]
-        p = probabilities(networks["coarse"], padded_coarse(images.reshape(n * t, *images.shape[2:])), views)
-        return heart(p.reshape(n, t, *p.shape[1:]))
+        small = padded_coarse(images.reshape(n * t, *images.shape[2:]) / 255.0)
+        return heart(probabilities(networks["coarse"], small, views).reshape(n, t, COARSE_PX, COARSE_PX, -1))
 
-    return heart_centre(of_real_slices(see, _real(frames, n_slices), CPU_PART).sum(1))
+    return heart_centre(of_real_slices(see, (images,), _real(images, n_slices), CPU_PART).sum(1))
 
 
-def second_look(networks: nnx.Dict, frames: UInt8[Array, "b s 150 150 t"], n_slices: Int[Array, " b"],
-                centre_px: Int[Array, "b 2"], neighbours: int, views: int) -> Seen:
+def second_look(networks: nnx.Dict, images: UInt8[Array, "b s t 150 150 c"], n_slices: Int[Array, " b"],
+                centre_px: Int[Array, "b 2"], views: int) -> Seen:
     """What is where in the 128 × 128 mm round `centre_px`, by probabilities averaged over so many exact views."""
-    def see(at):
-        centres = centre_px[at // frames.shape[1]]
-        crops = jax.vmap(crop)(slices_at(frames, at, neighbours), centres)
+    def see(images, centres):
+        crops = jax.vmap(crop)(images / 255.0, centres)
         n, t = crops.shape[:2]
         p = probabilities(networks["fine"], crops.reshape(n * t, *crops.shape[2:]), views).reshape(*crops.shape[:4], -1)
         labels = jax.vmap(uncropped)(jnp.argmax(p, axis=-1).astype(jnp.uint8), centres)
         return p.sum((2, 3)), (p * (1 - p)).sum((2, 3)), labels
 
-    return Seen(*of_real_slices(see, _real(frames, n_slices), CPU_PART), centre_px)
+    real = _real(images, n_slices)
+    centres = jnp.broadcast_to(centre_px[:, None], (*real.shape, 2))
+    return Seen(*of_real_slices(see, (images, centres), real, CPU_PART), centre_px)
 
 
-def _real(frames: Array, n_slices: Int[Array, " b"]) -> Bool[Array, "b s"]:
+def _real(images: Array, n_slices: Int[Array, " b"]) -> Bool[Array, "b s"]:
     """Which slices are no padding."""
-    return jnp.arange(frames.shape[1]) < n_slices[:, None]
+    return jnp.arange(images.shape[1]) < n_slices[:, None]
 
 
-def slices_at(frames: UInt8[Array, "b s h w t"], at: Int[Array, " n"], neighbours: int) -> Float[Array, "n t h w c"]:
-    """Slices by their number, counted through the stacks of a batch: in [0, 1], with their neighbours as channels,
-    black beyond the stack."""
-    slices = frames.shape[1]
-    around = at[:, None] % slices + jnp.arange(-neighbours, neighbours + 1)                              # n c
-    beyond = (around < 0) | (around >= slices)
-    taken = jnp.where(beyond[..., None, None, None], 0, frames[at[:, None] // slices, around.clip(0, slices - 1)])
-    return taken.transpose(0, 4, 2, 3, 1).astype(jnp.float32) / 255.0
-
-
-def with_neighbours(stack: Float[Array, "b s *n"], neighbours: int) -> Float[Array, "b s *n c"]:
+def with_neighbours(stack: Shaped[Array, "b s *n"], neighbours: int) -> Shaped[Array, "b s *n c"]:
     """Each slice between so many of its neighbours towards the base and towards the apex; black beyond the stack."""
     wide = jnp.pad(stack, [(0, 0), (neighbours, neighbours)] + [(0, 0)] * (stack.ndim - 2))
     return jnp.stack([wide[:, i:i + stack.shape[1]] for i in range(1 + 2 * neighbours)], axis=-1)

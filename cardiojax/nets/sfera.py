@@ -92,8 +92,8 @@ class Sfera(nnx.Module):
         """
         real = jnp.arange(frames.shape[1]) < n_slices[:, None]
         if not train and slice_budget is not None and is_fastest_in_parts():
-            flat = frames.reshape(-1, *frames.shape[2:])
-            spatial = of_real_slices(lambda at: self.encode(flat[at], jnp.ones(len(at)), False), real, CPU_PART)
+            spatial = of_real_slices(lambda images: self.encode(images, jnp.ones(len(images)), False), (frames,), real,
+                                     CPU_PART)
         else:
             spatial = on_real_slices(lambda images, weight: self.encode(images, weight, train, axis_name), frames,
                                      real, slice_budget)

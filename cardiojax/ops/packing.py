@@ -34,21 +34,24 @@ def is_fastest_in_parts() -> bool:
     return jax.default_backend() == "cpu"
 
 
-def of_real_slices(see: Callable[[Array], Any], real: Bool[Array, "b s"], cpu_part: int) -> Any:
-    """`see(numbers (n,)) → arrays (n, …)` of every real slice, as (b, s, …), zeros for padding. No gradients pass.
+def of_real_slices(see: Callable[..., Any], stacks: tuple[Array, ...], real: Bool[Array, "b s"], cpu_part: int) -> Any:
+    """`see(*slices (n, …)) → arrays (n, …)` of every real slice, as (b, s, …), zeros for padding. No gradients pass.
 
-    numbers: of slices, counted through the batch. They are seen in parts, no more of them than the real ones fill: one
-    program for any number of them. cpu_part: slices of a part whose arrays fit a CPU's cache.
+    stacks: arrays (b, s, …) that slices are taken from. They are seen in parts, no more of them than the real ones
+    fill: one program for any number of them. cpu_part: slices of a part whose arrays fit a CPU's cache.
     """
     b, s = real.shape
+    flat = [x.reshape(b * s, *x.shape[2:]) for x in stacks]
     part = min(cpu_part if is_fastest_in_parts() else PART, b * s)
     (at,) = jnp.nonzero(real.reshape(-1), size=-(-b * s // part) * part, fill_value=b * s)
 
+    def seen_at(some):
+        return see(*(jnp.take(x, some, axis=0, mode="clip") for x in flat))
+
     def seen_too(i, found):
         some = jax.lax.dynamic_slice(at, (i * part,), (part,))
-        return jax.tree.map(lambda all_, new: all_.at[some].set(new, mode="drop"), found,
-                            see(jnp.minimum(some, b * s - 1)))
+        return jax.tree.map(lambda all_, new: all_.at[some].set(new, mode="drop"), found, seen_at(some))
 
-    nothing = jax.tree.map(lambda x: jnp.zeros((b * s, *x.shape[1:]), x.dtype), jax.eval_shape(see, at[:part]))
+    nothing = jax.tree.map(lambda x: jnp.zeros((b * s, *x.shape[1:]), x.dtype), jax.eval_shape(seen_at, at[:part]))
     found = jax.lax.fori_loop(0, -(-real.sum() // part), seen_too, nothing)
     return jax.tree.map(lambda x: x.reshape(b, s, *x.shape[1:]), found)
