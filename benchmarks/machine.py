@@ -41,6 +41,7 @@ OURS = {
     "gaugan steps with input": {"what": "loop", "task": "gaugan", "dtype": "bfloat16", "keep_gib": None},
     "gaugan step, dense": {"what": "train", "task": "gaugan", "dtype": "bfloat16", "spade": "dense"},
     "sfera steps with input": {"what": "loop", "task": "sfera", "dtype": "bfloat16", "keep_gib": None},
+    "sfera steps, resident": {"what": "loop", "task": "sfera", "dtype": "bfloat16", "resident": True},
     "one study, contours": {"what": "predict", "task": "contours", "batch": 1, "dtype": "bfloat16"},
     "contours step": {"what": "train", "task": "contours", "dtype": "bfloat16"},
     "images, dense": {"what": "generate", "dtype": "bfloat16", "spade": "dense"},

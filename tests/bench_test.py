@@ -79,5 +79,7 @@ def test_bench_from_the_command_line(tmp_path, capsys):
     assert found["ratio_to_peer"] is None
     assert "studies/s" in capsys.readouterr().out
     assert main(["bench", "input", "--peer", "torch", "--json", str(tmp_path / "x.json")]) == 2
+    assert main(["bench", "train", "--task", "sfera", "--resident", "--json", str(tmp_path / "x.json")]) == 2
+    assert "bench loop" in capsys.readouterr().err
     assert main(["bench", "predict", "--data", "nothing:train", "--json", str(tmp_path / "x.json")]) == 2
     assert "cannot be measured" in capsys.readouterr().err

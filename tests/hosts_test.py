@@ -37,9 +37,9 @@ def python(*words: str, process: int | None = None) -> subprocess.Popen:
     return subprocess.Popen([sys.executable, "-m", *words], cwd=ROOT, env=env, stderr=subprocess.PIPE, text=True)
 
 
-def local(data_dir: Path, run: Path) -> subprocess.Popen:
+def local(data_dir: Path, run: Path, *words: str) -> subprocess.Popen:
     return python("cardiojax", "local", "--processes", "2", "--devices", "2", "--", *TRAIN, str(data_dir), "--run",
-                  str(run))
+                  str(run), *words)
 
 
 def free_address() -> str:
@@ -126,11 +126,11 @@ def test_sigterm_to_one_of_two_stops_both_at_the_same_step(preempted):
 
 @pytest.mark.slow
 def test_stopped_gone_on_with_and_killed_costs_nothing(phantom_data, uninterrupted, preempted):
-    """The run that SIGTERM stopped goes on; then SIGKILL in one of the two: all are started again. The weights are
-    those of a run that nothing happened to, to the bit."""
+    """The run that SIGTERM stopped goes on, with its studies on every device now; then SIGKILL in one of the two: all
+    are started again. The weights are those of a run that nothing happened to, to the bit."""
     run = preempted[0]
     at = max(int(p.name) for p in (run / "checkpoints").iterdir())
-    process = local(phantom_data, run)
+    process = local(phantom_data, run, "--resident")
     wait_for(run / "checkpoints" / str(at // 2 * 2 + 2), process)
     children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
     os.kill(int(children[1]), signal.SIGKILL)

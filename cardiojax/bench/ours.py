@@ -19,6 +19,7 @@ from cardiojax.nets.gaugan import padded_px
 from cardiojax.ops.flops import flops, platform_of
 from cardiojax.ops.host import on_host
 from cardiojax.preparation import SIZE_PX
+from cardiojax.train import resident
 from cardiojax.train.contours import ContoursTask
 from cardiojax.train.gaugan import GauganTask
 from cardiojax.train.parallel import Parallel
@@ -69,8 +70,12 @@ def _stepping(spec: Spec) -> tuple[Callable, Iterator, Callable, float]:
     parallel = Parallel(task, spec.parallel, devices=jax.devices()[:spec.devices])
     with on_host():
         state = task.init(jax.random.key(0))
-    batches, key = task.batches(0, devices=spec.devices), jax.random.key(1)
+    batches, place, key = task.batches(0, devices=spec.devices), parallel.place_batch, jax.random.key(1)
     of_step = spec.devices * flops(parallel.traced(state, next(batches)).jaxpr, platform_of(parallel.devices[0]))
+    if spec.resident:
+        resident.check(task, parallel.devices[0])
+        on_devices = resident.Resident(task, parallel)
+        batches, place = on_devices.batches(0, devices=spec.devices), on_devices.place_batch
     state = parallel.place(state)
 
     def step(batch):
@@ -78,7 +83,7 @@ def _stepping(spec: Spec) -> tuple[Callable, Iterator, Callable, float]:
         state, metrics = parallel.step(state, batch, key)
         return metrics
 
-    return step, batches, parallel.place_batch, of_step
+    return step, batches, place, of_step
 
 
 def generation(spec: Spec) -> Workload:

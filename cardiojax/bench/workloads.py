@@ -40,12 +40,13 @@ class Spec:
     devices: int = 1
     data: str = ""                   # NAME:SPLIT; phantom studies by default
     data_dir: str = ""
-    parallel: Mode = "jit"           # these six: of a training step, see train.parallel.StepOptions
+    parallel: Mode = "jit"           # these seven: of a training step, see train.parallel.StepOptions
     accumulate: int = 1
     remat: bool = False
     spade: Literal["auto", "table", "dense"] = "auto"
     workers: int = 0
     keep_gib: float | None = 0.0
+    resident: bool = False
 
     @property
     def name(self) -> str:
@@ -53,7 +54,8 @@ class Spec:
 
     @property
     def options(self) -> StepOptions:
-        return StepOptions(self.parallel, self.accumulate, self.remat, self.spade, self.workers, self.keep_gib)
+        return StepOptions(self.parallel, self.accumulate, self.remat, self.spade, self.workers, self.keep_gib,
+                           self.resident)
 
     @property
     def network(self) -> str:

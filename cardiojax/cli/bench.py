@@ -44,6 +44,8 @@ class Bench:
     keep_gib: float = 0.0
     """Of the records' arrays, kept in memory between epochs, as a training does; by default none, so that `input` is
     the rate of reading."""
+    resident: bool = False
+    """Of SFERA's loop: all studies lie on the device, as with `train --resident`."""
     peer: Literal["none", "torch"] = "none"
     """torch: the same network in plain PyTorch, channels-last, in float32 and bf16 autocast (`cardiojax[torch]`)."""
     compile_peer: bool = False
@@ -97,11 +99,13 @@ def device_name(kind: str) -> str:
 
 
 def specs_of(args: Bench, devices: int) -> list:
-    """The sides of a measurement. Raises InputError for a peer of what has none."""
+    """The sides of a measurement. Raises InputError for what is not measured so."""
     from cardiojax.bench.workloads import Spec
 
+    if args.resident and (args.what, args.task) != ("loop", "sfera"):
+        raise InputError("--resident is for `bench loop --task sfera`")
     options = {"parallel": args.parallel, "accumulate": args.accumulate, "remat": args.remat, "spade": args.spade,
-               "workers": args.workers, "keep_gib": args.keep_gib}
+               "workers": args.workers, "keep_gib": args.keep_gib, "resident": args.resident}
     if args.what == "scaling":
         base = Spec("train", args.task, args.preset, args.batch, **options)
         counts = [n for n in (2**i for i in range(10)) if n <= devices]

@@ -1,5 +1,6 @@
 """What a training step costs, from its compiled program: nothing is run, and the devices need not be here."""
 
+import dataclasses
 import logging
 import os
 import time
@@ -20,30 +21,49 @@ NO_TPU_HERE = {"TPU_SKIP_MDS_QUERY": "1", "TPU_WORKER_HOSTNAMES": "localhost", "
                "TPU_MIN_LOG_LEVEL": "3", "ALLOW_MULTIPLE_LIBTPU_LOAD": "1"}
 
 
+@dataclasses.dataclass(frozen=True)
+class Cost:
+    """Of one step on one device."""
+
+    compile_s: float
+    gflop: float
+    arguments_gib: float                            # these two: 0 where the compiler does not say
+    temporaries_gib: float
+    estimate_ms: float                              # the compiler's own; 0 where it has none
+    collectives: dict[str, dict[str, int]]          # by kind, `count` and `bytes`
+
+
+def cost(parallel: Parallel, state: Any, arrays: Any) -> Cost:
+    """Compiles the step for `parallel`'s devices. state: shapes. arrays: a batch as one process brings it."""
+    traced, start_time = parallel.traced(state, arrays), time.monotonic()
+    compiled = traced.lower().compile()
+    compile_s, memory = time.monotonic() - start_time, compiled.memory_analysis()
+    estimate_s = (compiled.cost_analysis() or {}).get("optimal_seconds", 0)
+    return Cost(compile_s, flops(traced.jaxpr, platform_of(parallel.local_devices[0])) / 1e9,
+                memory.argument_size_in_bytes / 2**30 if memory else 0,
+                memory.temp_size_in_bytes / 2**30 if memory else 0,
+                1000 * max(estimate_s, 0), collectives(compiled.as_text()))
+
+
 def log_cost(task: Any, options: StepOptions, batch: int, unit: str):
     """Log what one step takes, by the compiler's own analysis. Raises InputError for a topology that it knows not."""
     devices = topology_devices(options.topology) if options.topology else jax.devices()
     check_batch(batch, len(devices), unit, options.accumulate)
-    parallel = Parallel(task, options.parallel, devices)
     state = jax.eval_shape(task.init, jax.random.key(0))
     arrays = next(task.batches(0, jax.process_index(), jax.process_count(), len(devices)))
-    traced, start_time = parallel.traced(state, arrays), time.monotonic()
-    compiled = traced.lower().compile()
-    compile_s, memory = time.monotonic() - start_time, compiled.memory_analysis()
-    analysis = compiled.cost_analysis() or {}
+    found = cost(Parallel(task, options.parallel, devices), state, arrays)
     shapes = ", ".join(f"{np.shape(x)} {x.dtype}" for x in jax.tree.leaves(arrays))
     sizes = {k: sum(x.size for x in jax.tree.leaves(v)) for k, v in vars(state).items()}
     log.info("a step: %d %s on %d × %s, compiled in %.0f s", batch, unit, len(devices), devices[0].device_kind,
-             compile_s)
+             found.compile_s)
     log.info("each process brings %s", shapes)
     log.info("numbers in the state: %s", ", ".join(f"{k} {n:,}" for k, n in sizes.items() if n > 1))
-    if memory is not None:
-        log.info("a device: %.3g GFLOP, %.2f GiB of arguments, %.2f GiB of temporaries",
-                 flops(traced.jaxpr, platform_of(devices[0])) / 1e9, memory.argument_size_in_bytes / 2**30,
-                 memory.temp_size_in_bytes / 2**30)
-    if (seconds := analysis.get("optimal_seconds", 0)) > 0:
-        log.info("by the compiler's estimate %.1f ms", 1000 * seconds)
-    for kind, sent in collectives(compiled.as_text()).items():
+    if found.arguments_gib:
+        log.info("a device: %.3g GFLOP, %.2f GiB of arguments, %.2f GiB of temporaries", found.gflop,
+                 found.arguments_gib, found.temporaries_gib)
+    if found.estimate_ms:
+        log.info("by the compiler's estimate %.1f ms", found.estimate_ms)
+    for kind, sent in found.collectives.items():
         log.info("%s: %d, %.1f MB", kind, sent["count"], sent["bytes"] / 1e6)
 
 
