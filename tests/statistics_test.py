@@ -8,6 +8,7 @@ from scipy import stats
 
 from cardiojax.evaluate import metrics, statistics
 from cardiojax.experiment import comparison
+from cardiojax.train import calibration
 
 
 def test_icc_of_shrout_and_fleiss():
@@ -70,7 +71,7 @@ def test_recalibrated_deviations_cover():
     std = rng.uniform(1, 3, 4000)
     errors = 2.5 * std * rng.standard_normal(4000)
     assert statistics.coverage(errors, std)["95%"] < 0.7
-    factor = statistics.recalibration(errors, std)
+    factor = calibration.recalibration(errors, std)
     assert factor == pytest.approx(2.5, rel=0.05)
     for level, share in zip((0.5, 0.8, 0.95), statistics.coverage(errors, factor * std).values(), strict=True):
         assert share == pytest.approx(level, abs=0.02)

@@ -152,12 +152,12 @@ def test_one_device_is_eight_jit_is_pmap_and_packed_is_padded(phantom_data, smoo
     batch = next(task.batches(seed=0))
     assert len(set(batch.n_slices.tolist())) > 1
     padded = one_step(task, dataclasses.replace(batch, slice_budget=None), "jit", 1)
-    for mode, devices in (("jit", 8), ("jit", 4), ("pmap", 2)):
+    for mode, devices in (("jit", 8), ("jit", 2), ("pmap", 2)):
         batch = next(task.batches(seed=0, devices=devices))
         assert devices == 8 or batch.slice_budget < batch.frames.shape[1] * 8 // devices
         close(task, padded, one_step(task, batch, mode, devices))
-    batch, four = next(task.batches(seed=0, devices=4)), Parallel(task, devices=jax.devices()[:4])
-    sent = collectives(four.compiled(task.init(jax.random.key(0)), batch).as_text())
+    two = Parallel(task, devices=jax.devices()[:2])
+    sent = collectives(two.compiled(task.init(jax.random.key(0)), batch).as_text())
     assert set(sent) == {"all-reduce"}
 
 

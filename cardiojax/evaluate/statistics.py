@@ -73,11 +73,6 @@ def coverage(errors: Float[np.ndarray, " n"], std: Float[np.ndarray, " n"]) -> d
     return {f"{level:.0%}": float((np.abs(errors) <= stats.norm.ppf((1 + level) / 2) * std).mean()) for level in LEVELS}
 
 
-def recalibration(errors: Float[np.ndarray, " n"], std: Float[np.ndarray, " n"]) -> float:
-    """The factor by which deviations must be multiplied to explain the errors: √ mean (error / std)²."""
-    return float(np.sqrt(np.mean((errors / std)**2)))
-
-
 def ef_classes(predicted: Float[np.ndarray, " n"], truth: Float[np.ndarray, " n"]) -> dict:
     """Counts by EF class, rows the truth, columns the prediction, and the share of equal classes."""
     defined = np.isfinite(predicted)

@@ -4,7 +4,6 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
-from cardiojax.evaluate.statistics import recalibration
 from cardiojax.models.prediction import ef_with_std
 
 MIN_STUDIES = 5                # to fit a calibration on, or a blend
@@ -20,3 +19,8 @@ def fit_deviations(mean_ml: Float[np.ndarray, "n 2"], std_ml: Float[np.ndarray, 
     ef, ef_std = (np.asarray(a, np.float64) for a in ef_with_std(
         jnp.asarray(mean_ml), jnp.asarray(std_ml * factor), jnp.asarray(correlation)))
     return np.array([*factor, recalibration(ef - truth[:, 2], ef_std)], np.float32), correlation
+
+
+def recalibration(errors: Float[np.ndarray, " n"], std: Float[np.ndarray, " n"]) -> float:
+    """The factor by which deviations must be multiplied to explain the errors: √ mean (error / std)²."""
+    return float(np.sqrt(np.mean((errors / std)**2)))

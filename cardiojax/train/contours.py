@@ -5,7 +5,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float
@@ -19,13 +18,11 @@ from cardiojax.errors import RunError
 from cardiojax.evaluate.metrics import Accumulator, with_ef
 from cardiojax.evaluate.overlap import DiceSum
 from cardiojax.models.contours import UNCALIBRATED, ContoursModel, SoftCalibration, measured
-from cardiojax.models.looks import (
-    limited_to,
-    new_networks,
-)
+from cardiojax.models.looks import limited_to, new_networks
 from cardiojax.preparation import SIZE_PX
 from cardiojax.preparation.batch import batch_of
 from cardiojax.train import loop, parallel, rates
+from cardiojax.train.average import mean_of
 from cardiojax.train.calibration import MIN_STUDIES, fit_deviations
 from cardiojax.train.contours_step import ContoursStep, moments_of, optimiser
 from cardiojax.train.state import State, first_state, volume_score
@@ -91,11 +88,8 @@ class ContoursTask:
 
     def re_estimated(self, params: nnx.State, shard: Callable) -> nnx.State:
         """Batch statistics that belong to `params`: means over augmented training frames."""
-        batches, total = self.batches(seed=1), None
-        for i in range(STATISTICS_BATCHES):
-            moments = moments_of(self.step, params, shard(next(batches)), i)
-            total = moments if total is None else jax.tree.map(jnp.add, total, moments)
-        return jax.tree.map(lambda t: t / STATISTICS_BATCHES, total)
+        batches = self.batches(seed=1)
+        return mean_of([moments_of(self.step, params, shard(next(batches)), i) for i in range(STATISTICS_BATCHES)])
 
 
 def calibrated(mean_ml: Float[np.ndarray, "n 2"], std_ml: Float[np.ndarray, "n 2"], truth_ml: Float[np.ndarray, "n 2"]

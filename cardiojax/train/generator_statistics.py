@@ -4,7 +4,6 @@ import functools
 from collections.abc import Callable
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jaxtyping import Integer
@@ -14,6 +13,7 @@ from cardiojax.data.frames import FrameBatch, Frames
 from cardiojax.models.gaugan import generator_shapes, padded
 from cardiojax.nets.gaugan import STYLE, padded_px
 from cardiojax.nets.spade import MOMENTUM, SpectralVector, power_iteration
+from cardiojax.train.average import mean_of
 
 BATCHES = 20               # of training masks, unaugmented
 
@@ -21,13 +21,12 @@ BATCHES = 20               # of training masks, unaugmented
 def re_estimated(params: nnx.State, stats: nnx.State, config: GauganConfig, training: Frames,
                  shard: Callable[[FrameBatch], FrameBatch]) -> nnx.State:
     """Means over training masks. Each pass moves u and v of the spectral norms towards those of these weights first."""
-    rng, size, total = np.random.default_rng(0), min(config.batch, len(training)), None
+    rng, size, moments = np.random.default_rng(0), min(config.batch, len(training)), []
     for i in range(BATCHES):
         batch = training.batch(rng.choice(len(training), size, replace=False), config.net.size_px)
-        stats, moments = _of_batch(config.net, params, stats, shard(batch).masks, i)
-        total = moments if total is None else jax.tree.map(jnp.add, total, moments)
-    means = jax.tree.map(lambda t: t / BATCHES, total)
-    return jax.tree.map(lambda mean, last: last if isinstance(last, SpectralVector) else mean, means, stats,
+        stats, of_batch = _of_batch(config.net, params, stats, shard(batch).masks, i)
+        moments.append(of_batch)
+    return jax.tree.map(lambda mean, last: last if isinstance(last, SpectralVector) else mean, mean_of(moments), stats,
                         is_leaf=lambda x: isinstance(x, nnx.Variable))
 
 

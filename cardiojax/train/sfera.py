@@ -17,12 +17,12 @@ from cardiojax.data import Split
 from cardiojax.data.resident import all_studies, gib_of, picked_batches
 from cardiojax.errors import RunError
 from cardiojax.evaluate.metrics import Accumulator, with_ef
-from cardiojax.evaluate.statistics import recalibration
 from cardiojax.models.ridge import UNCALIBRATED, Calibration, Ridge
 from cardiojax.models.sfera import Readout, Scaling, SferaModel, features_of, network_shapes, new_network, volumes_of
 from cardiojax.nets.layers import MOMENTUM
 from cardiojax.preparation.batch import Batch
 from cardiojax.train import loop, parallel, rates
+from cardiojax.train.calibration import recalibration
 from cardiojax.train.ridge import fit as fit_ridge
 from cardiojax.train.sfera_step import SferaStep, optimiser
 from cardiojax.train.state import State, first_state, volume_score
