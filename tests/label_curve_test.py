@@ -10,9 +10,9 @@ import pytest
 
 from cardiojax import data
 from cardiojax.cli.main import main
-from cardiojax.errors import DataError
+from cardiojax.errors import DataError, InputError
 from cardiojax.evaluate.metrics import with_ef
-from cardiojax.experiment import claim, folders, label_arms, label_curve, new_site
+from cardiojax.experiment import cells, claim, folders, label_arms, label_curve, new_site
 from cardiojax.experiment.comparison import against
 from cardiojax.experiment.config import NEW_SITE_PRESETS
 from cardiojax.models.contours import ContoursModel
@@ -75,9 +75,9 @@ def standing_in():
         yield made, stop_at
 
 
-def go(data_dir, out, config=CONFIG, **changed):
+def go(data_dir, out, config=CONFIG, known=(), **changed):
     words = {"site": SITE, "pretraining": [ELSEWHERE], "reader": "reader", "data_dir": data_dir, "out": out}
-    return label_curve.run(new_site.NewSite(config, "tiny", **words | changed))
+    return label_curve.run(new_site.NewSite(config, "tiny", **words | changed), known)
 
 
 @pytest.fixture(scope="module")
@@ -131,6 +131,29 @@ def test_stopped_is_unstopped(two_datasets, tmp_path):
         made.clear()
         go(two_datasets, tmp_path / "whole", dataclasses.replace(config, finetuning_rate=1e-4))
         assert list(made) == [name for name in names if name.startswith("rsp")]
+
+
+def test_what_is_known_from_elsewhere_is_not_made_again(two_datasets, whole, tmp_path):
+    """Of two machines, each with one seed, a third makes the result of one that made both."""
+    result, out, _ = whole
+    everything = json.loads((out / cells.FILE).read_text())
+    parts = [tmp_path / f"{seed}.json" for seed in (0, 1)]
+    for seed, part in enumerate(parts):
+        part.write_text(json.dumps(everything | {"cells": [c for c in everything["cells"] if c["seed"] == seed]}))
+    with standing_in() as (made, _):
+        again = go(two_datasets, tmp_path / "again", known=parts)
+        assert not made
+        assert sorted(map(json.dumps, again["points"])) == sorted(map(json.dumps, result["points"]))
+        assert sorted(map(json.dumps, again["comparisons"])) == sorted(map(json.dumps, result["comparisons"]))
+        assert json.loads((tmp_path / "again" / cells.FILE).read_text())["truth"] == everything["truth"]
+        go(two_datasets, tmp_path / "half", known=parts[:1])
+        assert {name.rpartition("_")[2] for name in made} == {"1"}
+        for wrong, says in ((dataclasses.replace(CONFIG, finetuning_steps=3), "other settings: finetuning_steps$"),
+                            (CONFIG, "other test studies"), (CONFIG, "is no cells.json")):
+            with pytest.raises(InputError, match=says):
+                go(two_datasets, tmp_path / "wrong", wrong, known=parts)
+            parts[0].write_text("[]" if "test studies" in says else json.dumps(
+                everything | {"truth": {seed: rows[:2] for seed, rows in everything["truth"].items()}}))
 
 
 def test_numbers_by_hand(two_datasets, whole):

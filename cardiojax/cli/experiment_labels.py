@@ -43,6 +43,9 @@ class ExperimentLabels:
     """Defaults of all settings below: large (GPUs), small (2 CPU cores, hours), tiny (tests)."""
     report_only: bool = False
     """Train nothing; write the page of the stages that are there."""
+    known: tuple[Path, ...] = ()
+    """cells.json of other OUTs with these settings, from another machine for instance: their cells are not made
+    again."""
     settings: Annotated[NewSiteConfig, tyro.conf.arg(name="")] = dataclasses.field(default_factory=NewSiteConfig)
 
 
@@ -69,6 +72,9 @@ class ExperimentAnnotations:
     """Defaults of all settings below: large (GPUs), small (2 CPU cores, hours), tiny (tests)."""
     report_only: bool = False
     """Train nothing; write the page of the stages that are there."""
+    known: tuple[Path, ...] = ()
+    """cells.json of other OUTs with these settings, from another machine for instance: their cells are not made
+    again."""
     settings: Annotated[FewAnnotatedConfig, tyro.conf.arg(name="")] = dataclasses.field(
         default_factory=FewAnnotatedConfig)
 
@@ -80,22 +86,23 @@ def labels(argv: list[str]) -> int:
     from cardiojax.experiment.new_site import NewSite
 
     return run(NewSite(args.settings, args.preset, args.site, args.pretraining, args.contours, args.data_dir, args.out,
-                       not args.report_only))
+                       not args.report_only), args.known)
 
 
 def annotations(argv: list[str]) -> int:
     args = with_preset(ExperimentAnnotations, FEW_ANNOTATED_PRESETS, argv, "cardiojax experiment annotations")
     from cardiojax.experiment.few_annotated import FewAnnotated
 
-    return run(FewAnnotated(args.settings, args.preset, args.dataset, args.data_dir, args.out, not args.report_only))
+    return run(FewAnnotated(args.settings, args.preset, args.dataset, args.data_dir, args.out, not args.report_only),
+               args.known)
 
 
-def run(arms: "LabelArms") -> int:
+def run(arms: "LabelArms", known: tuple[Path, ...]) -> int:
     from cardiojax.cli.evaluate import show
     from cardiojax.evaluate.metrics import MEASURES
     from cardiojax.experiment import label_curve
 
-    result = label_curve.run(arms)
+    result = label_curve.run(arms, known)
     for measure in MEASURES:
         show(label_curve.table(result, measure), f"RMSE (bias) of {measure.upper()}")
     print(label_curve.primary_in_words(result))

@@ -4,6 +4,7 @@ One comparison is the endpoint that is named beforehand: EF's RMSE of the main p
 updates, at the fewest labelled studies. All others are exploratory.
 """
 
+import functools
 import json
 import logging
 from collections.abc import Mapping, Sequence
@@ -14,7 +15,7 @@ import numpy as np
 from cardiojax.errors import DataError
 from cardiojax.evaluate import figures
 from cardiojax.evaluate.metrics import MEASURES, agreement
-from cardiojax.experiment import claim, words
+from cardiojax.experiment import cells, claim, words
 from cardiojax.experiment.comparison import Predictions, against
 from cardiojax.experiment.folders import ready
 from cardiojax.experiment.label_arms import HYBRID, RSO, LabelArms
@@ -29,21 +30,27 @@ BySeed = dict[int, Predictions]
 Curve = dict[str, dict[int, BySeed]]           # by arm and number of labelled studies
 
 
-def run(arms: LabelArms) -> dict:
-    """All cells of a setting. The points so far are in OUT/label_curve.json after each of them, at the end also the
-    comparisons, and label_curve.html with its figure beside it. Where the arms make nothing: of the stages that are
-    there.
+def run(arms: LabelArms, known: Sequence[Path] = ()) -> dict:
+    """All cells of a setting. The points so far are in OUT/label_curve.json after each of them and their predictions in
+    OUT/cells.json, at the end also the comparisons, and label_curve.html with its figure beside it. Where the arms make
+    nothing: of the stages that are there. known: files such as cells.json, whose cells are not made again.
 
-    Raises DataError where no cell is finished.
+    Raises InputError for a file of other settings, DataError where no cell is finished.
     """
     curve: Curve = {}
+    making = arms.cells()
+    making |= {cell: functools.partial(dict, found) for cell, found in cells.known(known, arms).items()
+               if cell in making}
+    arms.out.mkdir(parents=True, exist_ok=True)
     result = {"settings": arms.settings() | {"commit": commit()}, "setting": arms.setting(), "tested": arms.tested(),
               "sees": arms.sees()}
-    for (arm, count, seed), found in ready(arms.cells()):
+    for (arm, count, seed), found in ready(making):
         curve.setdefault(arm, {}).setdefault(count, {})[seed] = found
         result["points"] = [point(arm, arms.updates(arm), count, seed, p) for arm, by in curve.items()
                             for count, seeds in sorted(by.items()) for seed, p in sorted(seeds.items())]
         write_text(arms.out / "label_curve.json", json.dumps(result, indent=2))
+        cells.write(arms, [((arm, count, seed), p) for arm, by in curve.items() for count, seeds in by.items()
+                           for seed, p in seeds.items()])
         log.info("%s, %d labelled studies, seed %d: EF RMSE %.1f", arm, count, seed,
                  agreement(found["predicted"][:, 2], found["truth"][:, 2])["rmse"])
     if not curve:
