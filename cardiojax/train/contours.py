@@ -55,7 +55,7 @@ class ContoursTask:
     def batches(self, seed: int, process: int = 0, processes: int = 1, devices: int = 1):
         return labelled_batches(self.training, self.volumes, neighbours=self.config.net.neighbours,
                                 batch=self.config.batch, stacks=self.config.stacks, seed=seed, process=process,
-                                processes=processes, reading=data.Reading(self.options.workers, self.options.keep_gib))
+                                processes=processes, reading=self.options.reading)
 
     def evaluate(self, state: State, shard: Callable, everything: bool = True
                  ) -> tuple[dict[str, float], dict, dict[str, np.ndarray]]:

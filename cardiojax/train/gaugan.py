@@ -81,7 +81,7 @@ class GauganTask:
     def batches(self, seed: int, process: int = 0, processes: int = 1, devices: int = 1):
         return training_batches(self.training, size_px=self.config.net.size_px, batch=self.config.batch, seed=seed,
                                 process=process, processes=processes,
-                                reading=data.Reading(self.options.workers, self.options.keep_gib))
+                                reading=self.options.reading)
 
     def evaluate(self, state: State, shard: Callable[[FrameBatch], FrameBatch], everything: bool = True
                  ) -> tuple[dict[str, float], dict, dict[str, np.ndarray]]:

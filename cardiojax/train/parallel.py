@@ -13,6 +13,7 @@ from jax.experimental import multihost_utils
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from jaxtyping import Int
 
+from cardiojax.data.batches import Reading
 from cardiojax.errors import InputError
 from cardiojax.preparation.batch import Batch
 
@@ -57,6 +58,10 @@ class StepOptions:
             raise ValueError(f"accumulate must be at least 1, not {self.accumulate}")
         if self.keep_gib is not None and self.keep_gib < 0:
             raise ValueError(f"keep_gib must not be negative, but is {self.keep_gib}")
+
+    @property
+    def reading(self) -> Reading:
+        return Reading(self.workers, self.keep_gib)
 
 
 DEFAULT = StepOptions()

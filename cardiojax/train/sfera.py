@@ -38,7 +38,7 @@ class SferaTask:
         self.config, self.training, self.validation, self.options = config, training, validation, options
         self.slices = data.max_slices(training, validation)
         self.scaling = init.readout.scaling if init else Scaling.of(training.volumes_ml, training.slice_spacing_mm)
-        self.reading = data.Reading(options.workers, options.keep_gib)
+        self.reading = options.reading
         # arguments of the step, so that one compilation serves every dataset and every number of steps
         self.constants = self.scaling, rates.Cosine.of(config.learning_rate, config.steps)
         self.parent = init

@@ -104,6 +104,8 @@ def checked(row: dict[str, str]) -> dict[str, str]:
     for column in ("ed", "es"):
         if row.get(column) and not (row[column].isdigit() and int(row[column]) > 0):
             raise wrong(column, "a phase from 1 on")
+    if bool(row.get("ed")) != bool(row.get("es")):
+        raise StudyError(f"{TABLE}: study {row['study_id']} has one of ed and es, expected both or neither")
     if row.get("split") and row["split"] not in SPLITS:
         raise wrong("split", ", ".join(SPLITS))
     return row

@@ -52,6 +52,7 @@ def test_images_of_any_layout_and_volumes_of_a_table(tmp_path, capsys):
     ([("A", 100, 120, "", "", "")], "esv_ml of study A is '120', expected less than the EDV, 100"),
     ([("A", "nan", 60, "", "", "")], "edv_ml of study A is 'nan', expected a number of ml above 0"),
     ([("A", 100, 60, 0, 1, "")], "ed of study A is '0', expected a phase from 1 on"),
+    ([("A", 100, 60, 2, "", "")], "study A has one of ed and es, expected both or neither"),
     ([("A", 100, 60, "", "", "training")], "split of study A is 'training', expected train, validation, test"),
     ([("A", 100, 60, "", "", ""), ("A", 100, 60, "", "", "")], "study A has two rows"),
 ])
