@@ -29,7 +29,7 @@ class Cost:
     gflop: float
     arguments_gib: float                            # these two: 0 where the compiler does not say
     temporaries_gib: float
-    estimate_ms: float                              # the compiler's own; 0 where it has none
+    estimate_ms: float                              # a TPU's compiler's own, without what is sent; 0 elsewhere
     collectives: dict[str, dict[str, int]]          # by kind, `count` and `bytes`
 
 
@@ -38,11 +38,13 @@ def cost(parallel: Parallel, state: Any, arrays: Any) -> Cost:
     traced, start_time = parallel.traced(state, arrays), time.monotonic()
     compiled = traced.lower().compile()
     compile_s, memory = time.monotonic() - start_time, compiled.memory_analysis()
-    estimate_s = (compiled.cost_analysis() or {}).get("optimal_seconds", 0)
-    return Cost(compile_s, flops(traced.jaxpr, platform_of(parallel.local_devices[0])) / 1e9,
+    platform = platform_of(parallel.local_devices[0])
+    seconds = (compiled.cost_analysis() or {}).get("optimal_seconds", 0)
+    estimate_s = seconds % 1 if platform == "tpu" else 0                 # −1 s is what a collective counts
+    return Cost(compile_s, flops(traced.jaxpr, platform) / 1e9,
                 memory.argument_size_in_bytes / 2**30 if memory else 0,
                 memory.temp_size_in_bytes / 2**30 if memory else 0,
-                1000 * max(estimate_s, 0), collectives(compiled.as_text()))
+                1000 * estimate_s, collectives(compiled.as_text()))
 
 
 def log_cost(task: Any, options: StepOptions, batch: int, unit: str):
@@ -62,7 +64,7 @@ def log_cost(task: Any, options: StepOptions, batch: int, unit: str):
         log.info("a device: %.3g GFLOP, %.2f GiB of arguments, %.2f GiB of temporaries", found.gflop,
                  found.arguments_gib, found.temporaries_gib)
     if found.estimate_ms:
-        log.info("by the compiler's estimate %.1f ms", found.estimate_ms)
+        log.info("by the compiler's estimate %.1f ms, without what is sent", found.estimate_ms)
     for kind, sent in found.collectives.items():
         log.info("%s: %d, %.1f MB", kind, sent["count"], sent["bytes"] / 1e6)
 
