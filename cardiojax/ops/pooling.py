@@ -1,7 +1,7 @@
 """Halving and doubling of images.
 
-Pooling by plain maxima: on CPU the gradient of XLA's `reduce_window` max takes sixty times as long, and on a GPU this is
-no slower (`benchmarks/conv_gradients.py`). A TPU's compiler expects the window to take half of the time, gradients
+Pooling by plain maxima: on CPU the gradient of XLA's `reduce_window` max takes sixty times as long, and on a GPU this
+is no slower (`benchmarks/conv_gradients.py`). A TPU's compiler expects the window to take half of the time, gradients
 included (32 channels, 150 × 150 pixels).
 """
 
