@@ -104,6 +104,8 @@ def specs_of(args: Bench, devices: int) -> list:
 
     if args.resident and (args.what, args.task) != ("loop", "sfera"):
         raise InputError("--resident is for `bench loop --task sfera`")
+    if (args.task, args.preset) == ("contours", "paper"):
+        raise InputError("the paper has no contours; --preset large, small and tiny have")
     options = {"parallel": args.parallel, "accumulate": args.accumulate, "remat": args.remat, "spade": args.spade,
                "workers": args.workers, "keep_gib": args.keep_gib, "resident": args.resident}
     if args.what == "scaling":
