@@ -81,7 +81,8 @@ def test_bench_from_the_command_line(tmp_path, capsys):
     assert main(["bench", "input", "--peer", "torch", "--json", str(tmp_path / "x.json")]) == 2
     assert main(["bench", "train", "--task", "sfera", "--resident", "--json", str(tmp_path / "x.json")]) == 2
     assert "bench loop" in capsys.readouterr().err
-    assert main(["bench", "scaling", "--task", "contours", "--preset", "paper", "--json", str(tmp_path / "x.json")]) == 2
+    words = ["bench", "scaling", "--task", "contours", "--preset", "paper"]
+    assert main([*words, "--json", str(tmp_path / "x.json")]) == 2
     assert "no contours" in capsys.readouterr().err
     assert main(["bench", "predict", "--data", "nothing:train", "--json", str(tmp_path / "x.json")]) == 2
     assert "cannot be measured" in capsys.readouterr().err

@@ -4,6 +4,7 @@ Says what it does in a line of JSON once it has done it twice; then, for each li
 of two more (a process that was stopped finds its caches and pages cold); at the end of stdin its peak memory.
 """
 
+import contextlib
 import json
 import resource
 import sys
@@ -43,8 +44,9 @@ def peak_memory_bytes(spec: Spec) -> int:
 
 
 def say(what):
-    print(json.dumps(what), flush=True)
+    print(json.dumps(what), file=sys.__stdout__, flush=True)
 
 
 if __name__ == "__main__":
-    main()
+    with contextlib.redirect_stdout(sys.stderr):             # whatever a library has to say is no figure
+        main()

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import tyro
+from rich.console import Console
 from rich.progress import Progress
 from tyro.conf import Positional
 
@@ -198,7 +199,7 @@ def every_study(args: Predict, read: Read, model: "MeasuringModel", before: Iter
         if is_archive(path):
             archives.append(path)
             paths.remove(path)
-    with Progress() as progress:
+    with Progress(console=Console(stderr=True)) as progress:
         bar = progress.add_task("studies", total=0, visible=False)
 
         def those_of(paths: list[Path]) -> "Iterator[Prediction | str]":

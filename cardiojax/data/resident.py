@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 import grain.python as grain
 import jax
 import numpy as np
+from rich.console import Console
 from rich.progress import track
 
 from cardiojax.data import records
@@ -32,7 +33,8 @@ def all_studies(split: Split, *, size_px: int, slices: int, reading: Reading) ->
         return study_arrays(records.decode(source[i]), size_px, slices)
 
     with ThreadPoolExecutor(reading.threads) as pool:
-        read = track(pool.map(arrays, range(len(source))), "reading studies", len(source), transient=True)
+        read = track(pool.map(arrays, range(len(source))), "reading studies", len(source), transient=True,
+                     console=Console(stderr=True))
         return collate(list(read))
 
 
