@@ -23,6 +23,7 @@ from cardiojax.preparation.batch import Batch
 from cardiojax.train.parallel import Mode, StepOptions
 
 PHANTOMS = 16          # studies that stand for a dataset where none is named
+LEAST_FRAMES = 10      # that a phantom has: of five slices
 MEASURED = 8           # studies that contours measure at a time
 
 
@@ -107,7 +108,7 @@ class Workload:
 def split_of(spec: Spec) -> Split:
     if spec.data:
         return data.open_split(spec.data, Path(spec.data_dir))
-    count = max(PHANTOMS, spec.config.batch if spec.unit == "studies" else 0)
+    count = max(PHANTOMS, spec.config.batch // (1 if spec.unit == "studies" else LEAST_FRAMES))
     return data.usable("phantom", [phantom_records()[i % PHANTOMS] for i in range(count)])
 
 
