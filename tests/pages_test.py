@@ -125,6 +125,28 @@ def test_what_gpus_send_each_other_is_the_files(task, name):
         assert f"| {link['communication_ms']:.1f} ms, {100 * link['efficiency']:.0f} % |" in row
 
 
+def test_what_tpus_are_expected_to_do_is_the_files():
+    """Every step of every preset has been compiled for eight chips, and has its row."""
+    rows = json.loads((ROOT / "benchmarks" / "results" / "tpu_compiled.json").read_text())["rows"]
+    page = (ROOT / "docs" / "many_gpus.md").read_text()
+    compiled = {name.removesuffix(" v5e:2x4") for name in rows if name.endswith(" v5e:2x4")}
+    assert compiled == {f"{task} {preset}" for task in ("sfera", "contours", "gaugan")
+                        for preset in ("large", "paper", "small", "tiny")} - {"contours paper"}
+    names = {"sfera": "SFERA", "contours": "contours", "gaugan": "GauGAN"}
+    for name in compiled:
+        row, (task, preset) = rows[f"{name} v5e:2x4"], name.split()
+        (sent,), memory_gib = row["collectives"].values(), row["arguments_gib"] + row["temporaries_gib"]
+        assert (f"| {names[task]} `{preset}` | {row['dtype']} | {row['batch_a_chip']} | {row['gflop']:,.1f} | "
+                f"{memory_gib:.2f} GiB | {row['estimate_ms']:.1f} ms | {sent['bytes'] / 1e6:.2f} MB in {sent['count']} |"
+                ) in page
+    many = [name for name in rows if name.endswith(" v5e:8x8")]
+    assert len(many) == 3
+    for name in many:
+        assert rows[name]["collectives"] == rows[name.replace("8x8", "2x4")]["collectives"]
+    estimates = ", ".join(f"{rows[f'{task} large v5e:8x8']['estimate_ms']:.0f}" for task in names)
+    assert f"large` on 64 chips: {estimates} ms" in page.replace("\n", " ")
+
+
 def test_what_contours_teach_a_generator_is_the_files():
     found = json.loads((ROOT / "benchmarks" / "results" / "gaugan_contours_loss.json").read_text())
     page = (ROOT / "docs" / "synthesis.md").read_text()
