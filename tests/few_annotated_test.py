@@ -5,6 +5,7 @@ import dataclasses
 import json
 import shutil
 import types
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -131,6 +132,15 @@ def test_folds_are_compared_as_one_set(whole):
     endpoint = result["primary_endpoint"]
     assert (endpoint["arm"], endpoint["against"], endpoint["labelled"]) == ("RSP-gaugan", "RSO", 4)
     assert "6 studies in all" in (arms.out / "label_curve.html").read_text()
+
+
+def test_cells_that_are_finished_are_of_the_preset():
+    """So that `--known` takes them up."""
+    file = Path(__file__).parents[1] / "benchmarks" / "results" / "label_cells_acdc.json"
+    settings, cells = json.loads(file.read_text())["settings"], json.loads(file.read_text())["cells"]
+    preset = FEW_ANNOTATED_PRESETS[settings["preset"]]
+    assert settings["config"] == json.loads(json.dumps(dataclasses.asdict(preset)))
+    assert {cell["seed"] for cell in cells} <= set(range(preset.seeds))
 
 
 def test_the_command_line(phantom, tmp_path, capsys):
