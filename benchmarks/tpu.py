@@ -61,6 +61,8 @@ def main():
     if args.one:
         print(json.dumps(row_of(*args.one[:3], int(args.one[3]))))
         return
+    if args.json is None:
+        parser.error("--json is needed")
     result = json.loads(args.json.read_text()) if args.json.exists() else {"rows": {}}
     for topology in args.topologies:
         for preset in args.presets:

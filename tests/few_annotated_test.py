@@ -137,10 +137,11 @@ def test_folds_are_compared_as_one_set(whole):
 def test_cells_that_are_finished_are_of_the_preset():
     """So that `--known` takes them up."""
     file = Path(__file__).parents[1] / "benchmarks" / "results" / "label_cells_acdc.json"
-    settings, cells = json.loads(file.read_text())["settings"], json.loads(file.read_text())["cells"]
+    content = json.loads(file.read_text())
+    settings = content["settings"]
     preset = FEW_ANNOTATED_PRESETS[settings["preset"]]
     assert settings["config"] == json.loads(json.dumps(dataclasses.asdict(preset)))
-    assert {cell["seed"] for cell in cells} <= set(range(preset.seeds))
+    assert {cell["seed"] for cell in content["cells"]} <= set(range(preset.seeds))
 
 
 def test_the_command_line(phantom, tmp_path, capsys):

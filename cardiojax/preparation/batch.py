@@ -95,7 +95,7 @@ def collate(studies: Sequence[dict[str, np.ndarray]], n_slices: np.ndarray | Non
 
 def slice_budget(n_slices: np.ndarray, devices: int, padded: int) -> int:
     """The most real slices that one of `devices` gets, rounded up to a multiple of its studies (of eight, where it has
-    fewer): half a slice a study is wasted, some 5 %, and there are few numbers to compile for."""
+    fewer, which wastes more): half a slice a study is wasted, some 5 %, and there are few numbers to compile for."""
     studies = len(n_slices) // devices
     most, step = int(n_slices.reshape(devices, studies).sum(axis=1).max()), max(studies, 8)
     return min(-(-most // step) * step, studies * padded)

@@ -18,4 +18,4 @@ def averaged(average: Any, params: Any, decay: float, step: Int[Array, ""]) -> A
 
 def mean_of(parts: Sequence[Any]) -> Any:
     """Of trees, leaf by leaf. On the host: a program for each sum would take longer than the sum."""
-    return jax.tree.map(lambda *leaves: jnp.asarray(np.mean(leaves, axis=0)), *map(jax.device_get, parts))
+    return jax.tree.map(lambda *leaves: jnp.asarray(np.mean(leaves, axis=0)), *jax.device_get(list(parts)))
