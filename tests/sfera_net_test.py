@@ -117,17 +117,19 @@ def test_masked_batch_norm_by_hand():
 
 @pytest.mark.parametrize(("side", "size", "stride", "pad", "channels"), [
     (3, (9, 7), 1, None, (3, 5)), (1, (6, 6), 1, None, (3, 5)), (3, (9, 8), 2, 1, (3, 5)), (4, (9, 8), 2, 2, (3, 5)),
-    (4, (6, 6), 1, 2, (3, 5)), (3, (8, 6), 1, None, (64, 72)), (3, (7, 5), 1, 1, (80, 64)),
-    (3, (1, 1), 1, 1, (64, 64)), (3, (5, 4), 1, 1, (16, 48))])
+    (4, (6, 6), 1, 2, (5, 3)), (3, (6, 7), 1, None, (5, 4)), (3, (8, 6), 1, None, (64, 72)),
+    (3, (7, 5), 1, 1, (80, 64)), (3, (1, 1), 1, 1, (64, 64)), (3, (5, 4), 1, 1, (16, 48))])
 def test_fast_convolution_and_its_gradients_are_the_convolutions(side, size, stride, pad, channels, monkeypatch):
-    """The last four go by Winograd's algorithm, with odd sides among them; the very last in two parts of three
-    images, one of them padding."""
+    """The last four go by Winograd's algorithm, with odd sides among them; the very last in two parts of three images,
+    as also the gradient of the kernel of 5 × 4 channels."""
     monkeypatch.setattr(convolution, "WORTHWHILE", 0)
     if channels == (16, 48):
         monkeypatch.setattr(convolution, "OF_KERNEL", 0)
-        monkeypatch.setattr(convolution, "CACHE_BYTES", 3 * 16 * size[0] * size[1] * sum(channels))
+        monkeypatch.setattr(convolution, "CACHE_BYTES", 4 * 16 * size[0] * size[1] * sum(channels))
+    if channels == (5, 4):
+        monkeypatch.setattr(convolution, "LAID_OUT_BYTES", 4 * 4 * size[0] * size[1] * 3 * sum(channels))
     keys = jax.random.split(jax.random.key(0), 3)
-    x = jax.random.normal(keys[0], (5, *size, channels[0]))
+    x = jax.random.normal(keys[0], (6, *size, channels[0]))
     kernel = jax.random.normal(keys[1], (side, side, *channels)) / (side * channels[0]**0.5)
     padding = [(side // 2, side // 2) if pad is None else (pad, pad)] * 2
 

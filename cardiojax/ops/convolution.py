@@ -7,6 +7,7 @@ XLA's own.
 """
 
 import functools
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -17,6 +18,7 @@ WINOGRAD_FROM = 16, 64     # channels: the fewer of those in and out, and both t
 WORTHWHILE = 2e8           # operations: with fewer, a hundred more kernels to compile are not made up for
 CACHE_BYTES = 8 * 2**20    # of the tiles and products of so many images as Winograd's algorithm works on at a time;
 OF_KERNEL = 8              # but at least so many times the kernel's, which are read again each time
+LAID_OUT_BYTES = 2**20     # of the patches of so many images as a kernel's gradient works on at a time, or of one
 FEW = 4                    # channels in, from which a 1 × 1 convolution is no product of matrices
 
 
@@ -26,20 +28,36 @@ def _conv(x, kernel, stride: int, pad: tuple[int, int]):
 
 def _kernel_gradient_by_matmul(x: Float[Array, "n h w i"], g: Float[Array, "n p q o"], side: int, stride: int,
                                pad: tuple[int, int]) -> Float[Array, "side side i o"]:
-    """Σ over images of patchesᵀ · g, one image at a time so that its patches stay in cache."""
-    p, q = g.shape[1:3]
+    """Σ over pixels of patchesᵀ · g, of so many images at a time that their patches stay in the cache.
 
-    def add(total, image_and_gradient):
-        image, gradient = image_and_gradient
-        padded = jnp.pad(image, (pad, pad, (0, 0)))
-        patches = jnp.concatenate([padded[a:a + stride * (p - 1) + 1:stride, b:b + stride * (q - 1) + 1:stride]
-                                   for a in range(side) for b in range(side)], axis=-1)
-        product = lax.dot_general(patches.reshape(p * q, -1), gradient.reshape(p * q, -1),
-                                  (((0,), (0,)), ((), ())), preferred_element_type=jnp.float32)
-        return total + product, None
+    Where g has no more channels than x, both are laid out three times in place of x nine times: x by the kernel's
+    columns, g by its rows.
+    """
+    (p, q, fout), fin = g.shape[1:], x.shape[-1]
+    both = stride == 1 and fout <= fin
+    channels = side * (fin + fout) if both else side**2 * fin
 
-    zero = jnp.zeros((side * side * x.shape[-1], g.shape[-1]), jnp.float32)
-    return lax.scan(add, zero, (x, g))[0].reshape(side, side, x.shape[-1], -1)
+    def add(total, images, gradients):
+        padded = jnp.pad(images, ((0, 0), pad, pad, (0, 0)))
+        columns = [padded[:, :, b:b + stride * (q - 1) + 1:stride] for b in range(side)]
+        if both:
+            gradients = jnp.concatenate([jnp.pad(gradients, ((0, 0), (a, side - 1 - a), (0, 0), (0, 0)))
+                                         for a in range(side)], axis=-1)
+        else:
+            columns = [column[:, a:a + stride * (p - 1) + 1:stride] for a in range(side) for column in columns]
+        return total + _product(jnp.concatenate(columns, axis=-1), gradients), None
+
+    zero = jnp.zeros((side * fin, side * fout) if both else (side**2 * fin, fout), jnp.float32)
+    total, _ = _in_parts(add, zero, LAID_OUT_BYTES // (4 * p * q * channels), x, g)
+    if both:
+        return total.reshape(side, fin, side, fout).transpose(2, 0, 1, 3)
+    return total.reshape(side, side, fin, fout)
+
+
+def _product(x: Float[Array, "n p q i"], g: Float[Array, "n p q o"]) -> Float[Array, "i o"]:
+    """Summed over all pixels."""
+    return lax.dot_general(x.reshape(-1, x.shape[-1]), g.reshape(-1, g.shape[-1]), (((0,), (0,)), ((), ())),
+                           preferred_element_type=jnp.float32)
 
 
 @jax.custom_vjp
@@ -63,58 +81,102 @@ def _winograd_kernel_gradient(_, g: list[list[Float[Array, "i o"]]]) -> tuple[Fl
 _winograd_kernel.defvjp(lambda kernel: (_winograd_kernel(kernel), None), _winograd_kernel_gradient)
 
 
-def _winograd(x: Float[Array, "n h w i"], kernels: list[list[Float[Array, "i o"]]]) -> Float[Array, "n h w o"]:
-    """The same convolution ("SAME") by F(2×2, 3×3): 16 products for each 2×2 of outputs in place of 36 (Lavin and Gray
-    2016). Its gradients are of the same kind. kernels: of `_winograd_kernel`."""
+Tiled = list[list[Float[Array, "m c"]]]       # 4 × 4 places of a tile, of each the values of all tiles
+
+
+def _tiles(x: Float[Array, "n h w i"]) -> Tiled:
+    """What is multiplied by `_winograd_kernel`: from tiles of 4×4 inputs, two apart, one for each 2×2 of outputs."""
     def inputs(t):
         return t[0] - t[2], t[1] + t[2], t[2] - t[1], t[1] - t[3]
 
+    _, h, w, fin = x.shape
+    rows, cols = -(-h // 2), -(-w // 2)
+    padded = jnp.pad(x, ((0, 0), (1, 1 + h % 2), (1, 1 + w % 2), (0, 0)))
+    return [[t.reshape(-1, fin) for t in inputs([row[:, :, b:b + 2 * cols - 1:2] for b in range(4)])]
+            for row in inputs([padded[:, a:a + 2 * rows - 1:2] for a in range(4)])]
+
+
+def _winograd(x: Float[Array, "n h w i"], kernels: list[list[Float[Array, "i o"]]]) -> Float[Array, "n h w o"]:
+    """The same convolution ("SAME") by F(2×2, 3×3): 16 products for each 2×2 of outputs in place of 36 (Lavin and Gray
+    2016). kernels: of `_winograd_kernel`."""
     def outputs(t):
         return t[0] + t[1] + t[2], t[1] - t[2] - t[3]
 
-    n, h, w, fin = x.shape
-    rows, cols = -(-h // 2), -(-w // 2)                  # of tiles, each of 4×4 inputs, two apart
-    padded = jnp.pad(x, ((0, 0), (1, 1 + h % 2), (1, 1 + w % 2), (0, 0)))
-    tiles = [inputs([row[:, :, b:b + 2 * cols - 1:2] for b in range(4)])
-             for row in inputs([padded[:, a:a + 2 * rows - 1:2] for a in range(4)])]
-    products = [[t.reshape(-1, fin) @ k for t, k in zip(*row, strict=True)]
-                for row in zip(tiles, kernels, strict=True)]
+    n, h, w, _ = x.shape
+    rows, cols = -(-h // 2), -(-w // 2)
+    products = [[t @ k for t, k in zip(*row, strict=True)] for row in zip(_tiles(x), kernels, strict=True)]
     out = outputs([jnp.stack(outputs(row), axis=1) for row in products])
     out = jnp.stack(out, axis=1).reshape(n, rows, cols, 2, 2, -1).transpose(0, 1, 3, 2, 4, 5)
     return out.reshape(n, 2 * rows, 2 * cols, -1)[:, :h, :w]
 
 
+def _of_products(g: Float[Array, "n h w o"]) -> Tiled:
+    """The gradients of `_winograd`'s products, from its result's."""
+    def transposed(t):
+        return t[0], t[0] + t[1], t[0] - t[1], -t[1]
+
+    _, h, w, fout = g.shape
+    padded = jnp.pad(g, ((0, 0), (0, h % 2), (0, w % 2), (0, 0)))
+    return [[t.reshape(-1, fout) for t in transposed([row[:, :, b::2] for b in range(2)])]
+            for row in transposed([padded[:, a::2] for a in range(2)])]
+
+
+def _of_tiles(g: Tiled, shape: tuple[int, ...]) -> Float[Array, "n h w i"]:
+    """The gradient of the pixels, each of which is in up to four of `_tiles`, from that of the tiles."""
+    n, h, w, fin = shape
+    rows, cols = -(-h // 2), -(-w // 2)
+
+    def moved(tiles, by: int, axis: int):
+        return lax.pad(tiles, jnp.zeros((), tiles.dtype), [(by, -by, 0) if i == axis else (0, 0, 0) for i in range(4)])
+
+    def transposed(t, axis: int):
+        """Of the even pixels, and of the odd ones; the first is the second of its tile."""
+        first, second, third, fourth = t[0], t[1] - t[2] + t[3], t[1] + t[2] - t[0], -t[3]
+        return second + moved(fourth, 1, axis), third + moved(first, -1, axis)
+
+    columns = [transposed([t.reshape(n, rows, cols, fin) for t in column], 1) for column in zip(*g, strict=True)]
+    pixels = [jnp.stack(transposed(row, 2), axis=3) for row in zip(*columns, strict=True)]
+    return jnp.stack(pixels, axis=2).reshape(n, 2 * rows, 2 * cols, fin)[:, :h, :w]
+
+
 def _winograd_by_parts(x: Float[Array, "n h w i"], kernel: Float[Array, "3 3 i o"]) -> Float[Array, "n h w o"]:
     kernels = _winograd_kernel(kernel)
-    return _joined(lax.map(lambda part: _winograd(part, kernels), _parts(x, kernel)), len(x))
+    _, y = _in_parts(lambda _, x: (None, _winograd(x, kernels)), None, _tiled_images(x, kernel), x)
+    return y.reshape(len(x), *y.shape[2:])
 
 
 def _winograd_gradients(x: Float[Array, "n h w i"], kernel: Float[Array, "3 3 i o"], g: Float[Array, "n h w o"]
                         ) -> tuple[Float[Array, "n h w i"], Float[Array, "3 3 i o"]]:
     kernels, transposed = jax.vjp(_winograd_kernel, kernel)
 
-    def add(total, x_and_g):
-        x, g = x_and_g
-        dx, of_part = jax.vjp(_winograd, x, kernels)[1](g)
-        return jax.tree.map(jnp.add, total, of_part), dx
+    def add(total, x, g):
+        of_products = _of_products(g)
+        total = jax.tree.map(lambda total, t, p: total + t.T @ p, total, _tiles(x), of_products)
+        return total, _of_tiles(jax.tree.map(lambda p, k: p @ k.T, of_products, kernels), x.shape)
 
-    total, dx = lax.scan(add, jax.tree.map(jnp.zeros_like, kernels), (_parts(x, kernel), _parts(g, kernel)))
-    return _joined(dx, len(x)), *transposed(total)
-
-
-def _parts(x: Float[Array, "n h w c"], kernel: Float[Array, "3 3 i o"]) -> Float[Array, "p m h w c"]:
-    """Images in parts of so many as the cache holds with all their tiles, which take four times as much: to write and
-    read them would cost more than the products."""
-    n, h, w, _ = x.shape
-    fin, fout = kernel.shape[2:]
-    fit = max(CACHE_BYTES, OF_KERNEL * 16 * 4 * fin * fout) // (16 * h * w * (fin + fout))
-    parts = -(-n // max(fit, 1))
-    images = -(-n // parts)
-    return jnp.pad(x, ((0, parts * images - n), (0, 0), (0, 0), (0, 0))).reshape(parts, images, *x.shape[1:])
+    total, dx = _in_parts(add, jax.tree.map(jnp.zeros_like, kernels), _tiled_images(x, kernel), x, g)
+    return dx.reshape(x.shape), *transposed(total)
 
 
-def _joined(parts: Float[Array, "p m h w c"], n: int) -> Float[Array, "n h w c"]:
-    return parts.reshape(-1, *parts.shape[2:])[:n]
+def _tiled_images(x: Float[Array, "n h w i"], kernel: Float[Array, "3 3 i o"]) -> int:
+    """As many as the cache holds with all their tiles, which take four times as much: to write and read them would cost
+    more than the products."""
+    (_, h, w, fin), fout = x.shape, kernel.shape[-1]
+    return max(CACHE_BYTES, OF_KERNEL * 16 * 4 * fin * fout) // (16 * h * w * (fin + fout))
+
+
+def _in_parts(step: Callable, total, fit: int, *arrays: Float[Array, "n _ _ _"]):
+    """`lax.scan` over parts of all images: as many of them as divide their number and of `fit` at most, or one.
+
+    The arrays are closed over: as scanned ones, in parts, the compiler would copy them.
+    """
+    n = len(arrays[0])
+    images = max(m for m in range(1, n + 1) if n % m == 0 and m <= max(fit, 1))
+
+    def of_part(total, part):
+        return step(total, *(lax.dynamic_slice_in_dim(a, part * images, images) for a in arrays))
+
+    return lax.scan(of_part, total, jnp.arange(n // images))
 
 
 def _by_winograd(x, kernel, stride: int, pad: tuple[int, int]) -> bool:

@@ -22,6 +22,7 @@ from cardiojax.ops.convolution import conv
 
 CHUNK = 512                # neighbourhoods computed at a time
 FROM_PX = 16               # below, a label map has hardly fewer neighbourhoods than pixels
+WINDOWS = np.lib.stride_tricks.sliding_window_view(np.arange(25).reshape(5, 5), (3, 3)).reshape(9, 9)   # of a patch
 
 
 class Neighbourhoods(NamedTuple):
@@ -117,9 +118,8 @@ def dense(labels: Int[Array, "n h w"], weights: Weights) -> Float[Array, "n h w 
 def rows(patches: Int[Array, "k 5 5"], weights: Weights) -> Float[Array, "k c2"]:
     """γ|β at the centre of each neighbourhood; hidden units outside of the map are 0, as zero padding makes them."""
     k, classes = len(patches), weights.shared.shape[2]
-    one_hot = jax.nn.one_hot(patches, classes, dtype=weights.shared.dtype)
-    windows = jnp.stack([one_hot[:, a:a + 3, b:b + 3].reshape(k, -1) for a in range(3) for b in range(3)], axis=1)
-    hidden = jax.nn.relu(windows @ weights.shared.reshape(9 * classes, -1) + weights.shared_bias)
+    windows = jax.nn.one_hot(patches.reshape(k, 25)[:, WINDOWS], classes, dtype=weights.shared.dtype)
+    hidden = jax.nn.relu(windows.reshape(k, 9, -1) @ weights.shared.reshape(9 * classes, -1) + weights.shared_bias)
     inside = (patches[:, 1:4, 1:4] >= 0).reshape(k, 9, 1)
     hidden = (hidden * inside).reshape(k, -1)
     return hidden @ weights.gamma_beta.reshape(hidden.shape[1], -1) + weights.gamma_beta_bias
