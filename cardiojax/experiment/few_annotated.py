@@ -65,10 +65,10 @@ class FewAnnotated(LabelArms):
         return self.config.pretraining_steps + self.config.finetuning_steps
 
     def cells(self) -> dict[Cell, Callable[[], Predictions]]:
-        """Few labelled studies before many, every arm of a seed before the next seed."""
+        """Few labelled studies, with all their seeds, before many: the primary endpoint is decided first."""
         found: dict[Cell, Callable[[], Predictions]] = {}
-        for seed in range(self.config.seeds):
-            for count in self.counts:
+        for count in self.counts:
+            for seed in range(self.config.seeds):
                 found |= {(arm, count, seed): functools.partial(self.of_run, seed, train, count, seed)
                           for arm, train in ((RSO, self.rso), (CONTOURS, self.contours), (WARP, self.warp),
                                              (GAUGAN, self.painted))}
