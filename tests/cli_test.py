@@ -67,6 +67,15 @@ def test_help_everywhere(capsys):
     assert "20000" in train                     # defaults are the preset's
 
 
+def test_output_that_nobody_reads_any_more_is_no_error():
+    reading, writing = os.pipe()
+    os.close(reading)
+    done = subprocess.run([sys.executable, "-m", "cardiojax", "experiment", "--help"], stdout=writing,
+                          stderr=subprocess.PIPE, text=True, check=False)
+    os.close(writing)
+    assert (done.returncode, done.stderr) == (141, "")
+
+
 def test_evaluate_writes_what_it_says(run, phantom_data, tmp_path, capsys):
     code, out, _ = cardiojax(capsys, "evaluate", "--run", run, "--data", "phantom/dsb_like:test",
                              "--data-dir", phantom_data, "--out", tmp_path)

@@ -4,6 +4,7 @@ import gc
 import importlib
 import logging
 import os
+import select
 import sys
 from pathlib import Path
 
@@ -26,10 +27,12 @@ VERBS = {
     "show": "say what a run or model is",
 }
 PREEMPTED = 75
+UNREAD = 141               # as of a program that SIGPIPE ends
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run one verb. 0 success, 1 some of many studies failed, 2 the user's to mend, 75 stopped and saved."""
+    """Run one verb. 0 success, 1 some of many studies failed, 2 the user's to mend, 75 stopped and saved, 141 output that
+    nobody reads any more."""
     argv = sys.argv[1:] if argv is None else argv
     if not argv or argv[0] in ("-h", "--help"):
         print("usage: cardiojax VERB [options]     (cardiojax VERB --help says more)\n")
@@ -45,13 +48,17 @@ def main(argv: list[str] | None = None) -> int:
     set_up(cache="--no-cache" not in argv)
     argv = [argument for argument in argv if argument != "--no-cache"]
     try:
-        return importlib.import_module(f"cardiojax.cli.{argv[0]}").main(argv[1:])
+        code = importlib.import_module(f"cardiojax.cli.{argv[0]}").main(argv[1:])
+        sys.stdout.flush()
+        return code
     except InputError as error:
         return fail(str(error))
     except Preempted as stop:
         print(f"cardiojax: {stop}", file=sys.stderr)
         return PREEMPTED
     except OSError as error:              # a full disk, a folder that may not be written
+        if isinstance(error, BrokenPipeError) and nobody_reads():
+            return UNREAD
         if error.strerror is None:
             raise
         return fail(f"{error.strerror}: {error.filename or ''}".rstrip(": "))
@@ -63,6 +70,16 @@ def main(argv: list[str] | None = None) -> int:
 def fail(message: str) -> int:
     print(f"cardiojax: error: {' '.join(message.split())}", file=sys.stderr)
     return 2
+
+
+def nobody_reads() -> bool:
+    """Whether whoever read our output has left, as `| head` does; what is still to be written goes nowhere then."""
+    output, polled = sys.stdout.fileno(), select.poll()
+    polled.register(output, 0)                      # errors alone
+    left = bool(polled.poll(0))
+    if left:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), output)
+    return left
 
 
 def with_our_flags() -> str:
