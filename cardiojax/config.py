@@ -99,6 +99,8 @@ class GauganNetConfig:
     classes: int = 4
     """Labels that the network has room for: background, LV, myocardium, RV."""
     channels: int = 1
+    phases: Literal[1, 2] = 1
+    """Frames of one image: 1, painted from its own mask; 2, ED and ES of a slice, painted together from both masks."""
     ngf: int = 64
     """Width of the generator."""
     hidden: int = 128
@@ -118,8 +120,20 @@ class GauganNetConfig:
         for name in ("size_px", "classes", "channels", "hidden", "ndf", "scales"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
+        if self.style and self.phases == 2:
+            raise ValueError("a style is of single frames, and --phases 2 paints pairs")
         if self.ngf < (least := 2 if self.upsamplings == "most" else 1):
             raise ValueError(f"ngf must be at least {least}, not {self.ngf}")
+
+    @property
+    def joined_classes(self) -> int:
+        """Labels of the map that the networks see."""
+        return self.classes**self.phases
+
+    @property
+    def joined_channels(self) -> int:
+        """Channels of the images that the networks see."""
+        return self.channels * self.phases
 
 
 @dataclasses.dataclass(frozen=True)

@@ -18,10 +18,10 @@ from cardiojax.config import AffineConfig, GauganConfig, GauganNetConfig
 from cardiojax.data.frames import Frames
 from cardiojax.errors import DataError, InputError, Preempted, TrainingDiverged
 from cardiojax.models import mask_reader
-from cardiojax.models.gaugan import BATCH, double, padded
+from cardiojax.models.gaugan import BATCH, padded
 from cardiojax.nets import gaugan as nets
 from cardiojax.ops import devices
-from cardiojax.preparation.batch import halve_mask
+from cardiojax.preparation.batch import double, halve_mask
 from cardiojax.train import gaugan, loop, losses, rates
 from cardiojax.train.parallel import Parallel, StepOptions
 from cardiojax.train.run import Run

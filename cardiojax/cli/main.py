@@ -31,8 +31,8 @@ UNREAD = 141               # as of a program that SIGPIPE ends
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run one verb. 0 success, 1 some of many studies failed, 2 the user's to mend, 75 stopped and saved, 141 output that
-    nobody reads any more."""
+    """Run one verb. 0 success, 1 some of many studies failed, 2 the user's to mend, 75 stopped and saved, 141 nobody
+    reads the output any more."""
     argv = sys.argv[1:] if argv is None else argv
     if not argv or argv[0] in ("-h", "--help"):
         print("usage: cardiojax VERB [options]     (cardiojax VERB --help says more)\n")

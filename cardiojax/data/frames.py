@@ -18,31 +18,32 @@ from cardiojax.preparation.batch import halve, halve_mask
 from cardiojax.units import LABELS
 
 PREVIEWS = 8               # held-out frames that an evaluation shows
+BOTH = -1                  # phases
 
 
 class FrameBatch(NamedTuple):
-    """images: (B, H, W) uint8, 0–255 for [0, 1]; masks: (B, H, W) uint8 labels."""
+    """images: (B, H, W) uint8, 0–255 for [0, 1]; masks: (B, H, W) uint8 labels; of pairs (B, H, W, 2), ED and ES."""
 
     images: np.ndarray
     masks: np.ndarray
 
 
 class Frames:
-    """Every frame with a mask of a split, by index (study, slice, phase).
+    """Every frame with a mask of a split, by index (study, slice, phase), or every slice with its pair of them.
 
     labels: those that its masks hold. known (N, 4): for each study, the labels that any mask of its dataset holds: a
     dataset that never shows the RV does not know it. centre_px (N, 2): the heart's, for each study with masks.
     """
 
-    def __init__(self, split: Split):
-        """Raises DataError where no study has masks, naming the split."""
+    def __init__(self, split: Split, phases: int = 1):
+        """phases: 2 for pairs. Raises DataError where no study has masks, naming the split."""
         self.split, at, held = split, [], collections.defaultdict(lambda: {0})
         sources, self.centre_px = [], np.zeros((len(split), 2), np.float32)
         for i in range(len(split)):
             study = split[i]
             sources.append(study.source)
             if study.masks is not None:
-                at += [(i, s, t) for s in range(len(study)) for t in range(2)]
+                at += [(i, s, t) for s in range(len(study)) for t in ((0, 1) if phases == 1 else (BOTH,))]
                 held[study.source] |= set(np.unique(study.masks).tolist())
                 self.centre_px[i] = heart_centre_px(study.masks)
         if not at:
@@ -67,21 +68,25 @@ class Frames:
         for i in np.unique(self.at[:, 0]):
             masks = self.split[int(i)].masks
             assert masks is not None                     # `at` holds frames with masks only
-            scores += [len(np.unique(masks[s, :, :, t])) for s in range(len(masks)) for t in range(2)]
+            scores += [len(np.unique(masks[s, :, :, phases_of(t)])) for _, s, t in self.at[self.at[:, 0] == i].tolist()]
         full = np.flatnonzero(np.array(scores) == max(scores))
         return self.batch([int(full[i]) for i in np.linspace(0, len(full) - 1, min(count, len(full))).round()
                            .astype(int)], size_px)
 
 
 def frame_arrays(item: tuple[dict, int, int], size_px: int) -> FrameBatch:
-    """One frame, without the batch axis."""
+    """One frame or pair, without the batch axis."""
     record, s, t = item
     study = records.decode(record)
     assert study.masks is not None
-    image, mask = study.frames[s:s + 1, :, :, t:t + 1], study.masks[s, :, :, t]
+    image, mask = study.frames[s:s + 1, :, :, phases_of(t)], study.masks[s, :, :, phases_of(t)]
     if size_px != SIZE_PX:
-        image, mask = halve(image), halve_mask(mask)
-    return FrameBatch(image[0, :, :, 0], mask)
+        image, mask = halve(image), np.moveaxis(halve_mask(np.moveaxis(mask, -1, 0)), 0, -1)
+    return FrameBatch(*(a if t == BOTH else a[..., 0] for a in (image[0], mask)))
+
+
+def phases_of(t: int) -> slice:
+    return slice(None) if t == BOTH else slice(t, t + 1)
 
 
 def stacked(frames: Sequence[FrameBatch]) -> FrameBatch:

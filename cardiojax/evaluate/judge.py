@@ -19,7 +19,7 @@ from cardiojax.models import HybridModel, SferaModel, load_measuring, perceptual
 from cardiojax.models.gaugan import GauganModel, to_uint8
 from cardiojax.models.measuring import MeasuringModel
 from cardiojax.preparation import SIZE_PX
-from cardiojax.preparation.batch import padded_slices
+from cardiojax.preparation.batch import padded_slices, single_frames
 from cardiojax.study import Study
 from cardiojax.synthesis.consistency import background_difference
 
@@ -62,8 +62,8 @@ class Judge:
         """
         fakes = [synthetic(s, generator) for s in self.studies]
         volumes, dice = self._read(fakes)
-        real, fake = (np.concatenate([s.frames.transpose(0, 3, 1, 2).reshape(-1, *s.frames.shape[1:3])
-                                      for s in studies]) / 127.5 - 1 for studies in (self.studies, fakes))
+        real, fake = (np.concatenate([single_frames(s.frames) for s in studies]) / 127.5 - 1
+                      for studies in (self.studies, fakes))
         if generator.net.size_px * 2 == SIZE_PX:            # compared at the pixels that were made
             real, fake = _binned(real), _binned(fake)
         result = {"lpips": None, "ssim": float(np.mean([ssim(a, b) for a, b in zip(fake, real, strict=True)])),

@@ -12,12 +12,13 @@ from cardiojax.evaluate import figures, statistics
 from cardiojax.evaluate.judge import Judge
 from cardiojax.evaluate.metrics import MEASURES, Accumulator, agreement, with_ef
 from cardiojax.evaluate.overlap import MaskAgreement, rows_of_amounts, rows_of_masks
-from cardiojax.evaluate.samples import sample_grid
+from cardiojax.evaluate.samples import generated, sample_grid
 from cardiojax.files import whole, write_rows, write_text
 from cardiojax.models.gaugan import GauganModel
 from cardiojax.models.measuring import MeasuringModel
 from cardiojax.pages import page
 from cardiojax.preparation import SIZE_PX
+from cardiojax.preparation.batch import single_frames
 from cardiojax.provenance import commit
 
 NAMES = {"edv": "EDV (ml)", "esv": "ESV (ml)", "ef": "EF (points)"}
@@ -64,9 +65,8 @@ def judge(generator: GauganModel, judge_run: Path, split: Split, out: Path) -> d
     by = Judge(judge_run, split)
     result = {**by.judge(generator), "n": len(by.studies), "run": str(generator.path), "judge": str(judge_run),
               "data": split.name, "seed": generator.settings["seed"], "commit": commit()}
-    examples = Frames(split).examples(PREVIEWS, SIZE_PX)
-    fakes, reals = generator.generate(examples.masks), examples.images / 127.5 - 1
-    grid = sample_grid(examples.masks, fakes if fakes.ndim == 3 else fakes.mean(-1), reals)
+    examples = Frames(split, generator.net.phases).examples(PREVIEWS, SIZE_PX)
+    grid = sample_grid(single_frames(examples.masks), *generated(generator, examples))
     with whole(out / "samples.png") as partial:
         Image.fromarray(grid).save(partial)
     finish("Synthetic images against real ones of the same masks", result, {"": judgement(result)}, out,

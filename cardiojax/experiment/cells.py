@@ -10,6 +10,7 @@ from cardiojax.errors import InputError, one_line
 from cardiojax.experiment.comparison import Predictions
 from cardiojax.experiment.label_arms import Cell, LabelArms
 from cardiojax.files import write_text
+from cardiojax.train.run import with_old_defaults
 
 FILE = "cells.json"
 WHICH = ("seeds", "shares", "taught")       # settings that say which cells there are, not what is in one
@@ -31,7 +32,8 @@ def known(files: Sequence[Path], arms: LabelArms) -> dict[Cell, Predictions]:
     found: dict[Cell, Predictions] = {}
     for file in files:
         settings, cells = _opened(file)
-        ours, theirs = _compared(arms.settings()), _compared(settings)
+        ours = json.loads(json.dumps(arms.settings()))
+        ours, theirs = _compared(ours), _compared(with_old_defaults(settings, ours))
         if different := sorted(name for name in ours.keys() | theirs.keys() if ours.get(name) != theirs.get(name)):
             raise InputError(f"--known {file} was made with other settings: {', '.join(different)}")
         for (arm, count, seed), of in cells.items():
@@ -59,7 +61,6 @@ def _same(a: np.ndarray, b: np.ndarray) -> bool:
 
 
 def _compared(settings: dict) -> dict:
-    """As JSON has them, without those that say which cells there are."""
-    settings = json.loads(json.dumps(settings))
-    config = settings.pop("config", {})
-    return settings | {name: value for name, value in config.items() if name not in WHICH}
+    """In one, without those that say which cells there are."""
+    config = settings.get("config") or {}
+    return {name: value for name, value in [*settings.items(), *config.items()] if name not in ("config", *WHICH)}

@@ -14,6 +14,7 @@ from jaxtyping import Array, Float, Integer, UInt8
 from cardiojax.config import GauganNetConfig, jax_dtype
 from cardiojax.errors import InputError, RunError
 from cardiojax.files import write_arrays
+from cardiojax.models.phases import joined
 from cardiojax.models.saved import flatten, into_state, opened
 from cardiojax.nets.draws import rngs_of
 from cardiojax.nets.gaugan import STYLE, Discriminator, Generator, padded_px, sides
@@ -21,7 +22,7 @@ from cardiojax.nets.spade import missing_rows
 from cardiojax.ops import devices, lookup
 from cardiojax.ops.flops import flops, platform_of
 from cardiojax.preparation import SIZE_PX
-from cardiojax.preparation.batch import halve_mask
+from cardiojax.preparation.batch import double, halve_mask, single_frames
 from cardiojax.units import LABELS
 
 REMOVED_SETTINGS = ("sparse",)     # settings of earlier runs that do not change what a network computes
@@ -29,13 +30,13 @@ BATCH = 16                 # images a call: a multiple of 16 masks, or the next 
 
 
 def build_generator(net: GauganNetConfig, rngs: nnx.Rngs, remat: bool = False) -> Generator:
-    return Generator(size_px=padded_px(net.size_px, net.upsamplings), classes=net.classes, channels=net.channels,
-                     ngf=net.ngf, upsamplings=net.upsamplings, hidden=net.hidden, norm=net.norm, style=net.style,
-                     dtype=jax_dtype(net.dtype), remat=remat, rngs=rngs)
+    return Generator(size_px=padded_px(net.size_px, net.upsamplings), classes=net.joined_classes,
+                     channels=net.joined_channels, ngf=net.ngf, upsamplings=net.upsamplings, hidden=net.hidden,
+                     norm=net.norm, style=net.style, dtype=jax_dtype(net.dtype), remat=remat, rngs=rngs)
 
 
 def build_discriminator(net: GauganNetConfig, rngs: nnx.Rngs) -> Discriminator:
-    return Discriminator(classes=net.classes, channels=net.channels, ndf=net.ndf, scales=net.scales,
+    return Discriminator(classes=net.joined_classes, channels=net.joined_channels, ndf=net.ndf, scales=net.scales,
                          dtype=jax_dtype(net.dtype), rngs=rngs)
 
 
@@ -103,19 +104,21 @@ class GauganModel:
         """The same model on each of this process's accelerators; where there are not several, this one."""
         return [self.on(device) for device in devices.accelerators()] or [self]
 
-    def apply(self, masks: Integer[Array | np.ndarray, "n h w"],
+    def apply(self, masks: Integer[Array | np.ndarray, "n h w *p"],
               styles: Float[Array | np.ndarray, "n 256"] | None = None) -> Float[Array, "n h w c"]:
-        """Images in [−1, 1] of masks of an allowed size, in one call to the device; the result stays there."""
+        """Images in [−1, 1] of masks of an allowed size (of a run of two phases, of pairs of them), in one call to the
+        device; the result stays there."""
         styles = jnp.zeros((len(masks), STYLE)) if styles is None else styles
         return _generate(self.net, self.table, self._weights, masks, styles)
 
-    def flops(self, masks: Integer[Array | np.ndarray, "n h w"]) -> float:
+    def flops(self, masks: Integer[Array | np.ndarray, "n h w *p"]) -> float:
         """Of one `apply`."""
         traced = _generate.trace(self.net, self.table, self._weights, masks, jnp.zeros((len(masks), STYLE)))
         return flops(traced.jaxpr, platform_of(jax.devices()[0]))
 
     def generate(self, masks: np.ndarray, style: np.ndarray | None = None) -> Float[np.ndarray, "n h w *c"]:
-        """Images in [−1, 1] of label masks (N, H, W), of the same size; one channel has no axis of its own.
+        """Images in [−1, 1] of label masks (N, H, W), of the same size; one channel has no axis of its own. A run of
+        two phases (`net.phases`) takes ED and ES together, (N, H, W, 2), and gives both.
 
         Masks are taken at the run's pixel size (its `size_px`: 150 is 1 mm, 75 is 2 mm), padded with background to
         a size that the network allows, and the images cropped back; only those of the records' 150 × 150 pixels are
@@ -127,17 +130,19 @@ class GauganModel:
         masks = self._checked(masks)
         if style is not None and (not self.net.style or np.shape(style) != (len(masks), STYLE)):
             raise InputError(f"a style is ({len(masks)}, {STYLE}) for these masks, and of a run with a style encoder")
-        if self.net.size_px * 2 == SIZE_PX and masks.shape[1:] == (SIZE_PX, SIZE_PX):
-            return double(self.generate(halve_mask(masks), style))
-        n, h, w = masks.shape
+        if self.net.size_px * 2 == SIZE_PX and masks.shape[1:3] == (SIZE_PX, SIZE_PX):
+            halves = halve_mask(np.moveaxis(masks, (1, 2), (-2, -1)))
+            return double(self.generate(np.moveaxis(halves, (-2, -1), (1, 2)), style))
+        n, h, w = masks.shape[:3]
         side = padded_px(max(h, w), self.net.upsamplings)
         if self.net.style and side != padded_px(self.net.size_px, self.net.upsamplings):
             raise InputError(f"this generator has a style encoder, which fixes its size to {self.net.size_px} pixels; "
                              f"the masks have {h} × {w}")
         low = (side - h) // 2, (side - w) // 2
-        square = np.pad(masks, ((0, 0), (low[0], side - h - low[0]), (low[1], side - w - low[1])))
+        square = np.pad(masks, ((0, 0), (low[0], side - h - low[0]), (low[1], side - w - low[1]),
+                                *[(0, 0)] * (masks.ndim - 3)))
         styles = np.zeros((n, STYLE), np.float32) if style is None else np.asarray(style, np.float32)
-        out = np.empty((n, h, w, self.net.channels), np.float32)
+        out = np.empty((n, h, w, self.net.joined_channels), np.float32)
         batch = min(BATCH, 1 << (n - 1).bit_length()) if n else 1
 
         def painted(which: int, at: int) -> np.ndarray:
@@ -147,17 +152,19 @@ class GauganModel:
         starts = range(0, n, batch)
         for at, images in zip(starts, devices.by_turns(painted, starts, len(self.replicas)), strict=True):
             out[at:at + batch] = images[:n - at, low[0]:low[0] + h, low[1]:low[1] + w]
-        return out[..., 0] if self.net.channels == 1 else out
+        axes = [size for size in (self.net.phases, self.net.channels) if size > 1]
+        return out.reshape(n, h, w, *axes)
 
     def stacks(self, masks: Sequence[Integer[np.ndarray, "_ h w 2"]], style: Float[np.ndarray, "n 256"] | None = None
                ) -> list[Float[np.ndarray, "_ h w 2"]]:
         """Images of the ED and ES masks of several studies, made together; `style`: one for each study."""
-        flat = np.concatenate([np.moveaxis(m, -1, 1).reshape(-1, *m.shape[1:3]) for m in masks])
-        lengths = [2 * len(m) for m in masks]
-        images = self.generate(flat, None if style is None else np.repeat(style, lengths, axis=0))
-        gray = images if images.ndim == 3 else images.mean(-1)
-        return [np.moveaxis(part.reshape(-1, 2, *flat.shape[1:]), 1, -1)
-                for part in np.split(gray, np.cumsum(lengths)[:-1])]
+        flat = np.concatenate([single_frames(m) if self.net.phases == 1 else m for m in masks])
+        ends = np.cumsum([len(m) for m in masks])[:-1]
+        images = self.generate(flat, None if style is None else np.repeat(style, [2 * len(m) for m in masks], axis=0))
+        gray = images if images.ndim == flat.ndim else images.mean(-1)
+        if self.net.phases == 1:
+            gray = np.moveaxis(gray.reshape(-1, 2, *gray.shape[1:]), 1, -1)
+        return np.split(gray, ends)
 
     def styles(self, images: np.ndarray) -> Float[np.ndarray, "n 256"]:
         """Mean styles of (N, H, W) images in [−1, 1] of `size_px`, for `generate`. Raises InputError for others."""
@@ -169,10 +176,13 @@ class GauganModel:
         return np.asarray(_encode(self.net, self._weights, padded(
             channels, padded_px(self.net.size_px, self.net.upsamplings), "reflect")))
 
-    def _checked(self, masks) -> Integer[np.ndarray, "n h w"]:
+    def _checked(self, masks) -> Integer[np.ndarray, "n h w *p"]:
         masks = np.asarray(masks)
-        if masks.ndim != 3 or 0 in masks.shape[1:] or not np.issubdtype(masks.dtype, np.integer):
-            raise InputError(f"masks are whole numbers in (N, H, W), not {masks.dtype} in {masks.shape}")
+        pairs = (2,) if self.net.phases == 2 else ()
+        if masks.shape[3:] != pairs or 0 in masks.shape[1:] or not np.issubdtype(masks.dtype, np.integer) or (
+                masks.ndim < 3):
+            raise InputError(f"masks are whole numbers in (N, H, W{', 2' if pairs else ''}), not {masks.dtype} in "
+                             f"{masks.shape}")
         if unknown := sorted(set(np.unique(masks).tolist()) - set(self.labels)):
             raise InputError(f"the masks hold label {', '.join(map(_name, unknown))}, which this generator never saw; "
                              f"it knows {', '.join(map(_name, self.labels))}")
@@ -202,6 +212,7 @@ def _merged(net: GauganNetConfig, weights: tuple[Array, ...]) -> Generator:
 @functools.partial(jax.jit, static_argnums=(0, 1))
 def _generate(net: GauganNetConfig, table: bool, weights: tuple[Array, ...], masks, styles):
     """With `table` from tables, unless these masks hold more neighbourhoods than hearts do."""
+    masks = joined(masks, net)
     rows = _table_rows(net, *masks.shape[:2]) if table else None
 
     def images(maps):
@@ -224,18 +235,6 @@ def _encode(net: GauganNetConfig, weights: tuple[Array, ...], images):
     encoder = _merged(net, weights).encoder
     assert encoder is not None                           # `styles` has refused a network without one
     return encoder(images)[0]
-
-
-def double(images: Float[np.ndarray, "n h w *c"]) -> Float[np.ndarray, "n h2 w2 *c"]:
-    """Twice the pixels, linear within each old one, so that the mean of its four is what it was (but for ± 1)."""
-    def along(x, axis):
-        edge = [(1, 1) if a == axis else (0, 0) for a in range(x.ndim)]
-        wide = np.pad(x, edge, mode="edge")
-        slope = (np.delete(wide, (0, 1), axis) - np.delete(wide, (-1, -2), axis)) / 8
-        return np.stack([x - slope, x + slope], axis=axis + 1).reshape(
-            *x.shape[:axis], 2 * x.shape[axis], *x.shape[axis + 1:])
-
-    return np.clip(along(along(images, 1), 2), -1.0, 1.0)
 
 
 def networks_of(arrays: dict[str, np.ndarray], net: GauganNetConfig

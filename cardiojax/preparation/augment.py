@@ -34,9 +34,9 @@ def _augment_study(key, frames, n, volumes, areas, config: AugmentConfig):
     return _recoloured(k[5:8], moved, config.intensity), volumes * scale**2, areas * scale**2
 
 
-def augment_frames(keys: Array, images: UInt8[Array, "b h w"], masks: UInt8[Array, "b h w"], config: AffineConfig
-                   ) -> tuple[Float[Array, "b h w"], Int[Array, "b h w"]]:
-    """Single images, in [0, 1], moved together with their masks; mirrored into what a move uncovers.
+def augment_frames(keys: Array, images: UInt8[Array, "b h w *p"], masks: UInt8[Array, "b h w *p"], config: AffineConfig
+                   ) -> tuple[Float[Array, "b h w *p"], Int[Array, "b h w *p"]]:
+    """Single images or pairs, in [0, 1], moved together with their masks; mirrored into what a move uncovers.
 
     A pixel of the moved mask gets the label with the largest share of it.
     """
@@ -46,7 +46,7 @@ def augment_frames(keys: Array, images: UInt8[Array, "b h w"], masks: UInt8[Arra
 def _augment_frame(key, image, mask, config: AffineConfig):
     place = _placement(jax.random.split(key, 4), config, len(image))
     planes = jnp.concatenate([image[..., None] / 255.0, jax.nn.one_hot(mask, len(LABELS))], axis=-1)
-    moved = affine(255.0 * planes[None], *place, reflect=True)[0]
+    moved = affine(255.0 * planes.reshape(1, *image.shape[:2], -1), *place, reflect=True).reshape(planes.shape)
     return moved[..., 0], jnp.argmax(moved[..., 1:], axis=-1)
 
 

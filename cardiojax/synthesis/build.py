@@ -28,7 +28,7 @@ from cardiojax.errors import DataError, InputError, RunError
 from cardiojax.files import whole, write_text
 from cardiojax.models.gaugan import GauganModel, to_uint8
 from cardiojax.preparation import SIZE_PX
-from cardiojax.preparation.batch import halve
+from cardiojax.preparation.batch import halve, single_frames
 from cardiojax.provenance import commit
 from cardiojax.study import Study
 from cardiojax.synthesis import masks
@@ -176,8 +176,7 @@ def frames_of(ancestors: Sequence[Study], pairs: Sequence[np.ndarray], generator
 def ancestral_style(ancestor: Study, generator: GauganModel) -> Float[np.ndarray, "1 256"]:
     """One style for all frames of a study: the mean over the real ancestor's frames."""
     frames = ancestor.frames if generator.net.size_px == SIZE_PX else halve(ancestor.frames)
-    images = frames.transpose(0, 3, 1, 2).reshape(-1, *frames.shape[1:3]) / np.float32(127.5) - 1
-    return generator.styles(images).mean(0, keepdims=True)
+    return generator.styles(single_frames(frames) / np.float32(127.5) - 1).mean(0, keepdims=True)
 
 
 def shard_name(split: str, index: int, count: int) -> str:

@@ -20,11 +20,12 @@ from cardiojax.data.frames import PREVIEWS, FrameBatch, Frames, training_batches
 from cardiojax.errors import DataError, RunError, TrainingDiverged
 from cardiojax.evaluate.judge import Judge
 from cardiojax.evaluate.metrics import ssim
-from cardiojax.evaluate.samples import sample_grid
+from cardiojax.evaluate.samples import generated, sample_grid
 from cardiojax.models import mask_reader, perceptual
 from cardiojax.models.gaugan import GauganModel, net_config, networks_of, new_networks
 from cardiojax.models.saved import opened
 from cardiojax.ops import lookup
+from cardiojax.preparation.batch import single_frames
 from cardiojax.train import loop, parallel, rates
 from cardiojax.train.gaugan_step import Constants, GauganStep, State
 from cardiojax.train.generator_statistics import re_estimated
@@ -90,13 +91,12 @@ class GauganTask:
         model = {"generator": state.ema, "generator_stats": stats,
                  "discriminator": state.discriminator, "discriminator_stats": state.discriminator_stats}
         generator = GauganModel(self.config.net, self.training.labels, state.ema, model["generator_stats"])
-        fakes, reals = generator.generate(self.examples.masks), self.examples.images / 127.5 - 1
-        gray = fakes if fakes.ndim == 3 else fakes.mean(-1)
-        metrics = {"ssim": float(np.mean([ssim(f, r) for f, r in zip(gray, reals, strict=True)])),
-                   "l1": float(np.abs(gray - reals).mean())}
+        fakes, reals = generated(generator, self.examples)
+        metrics = {"ssim": float(np.mean([ssim(f, r) for f, r in zip(fakes, reals, strict=True)])),
+                   "l1": float(np.abs(fakes - reals).mean())}
         if self.judge is not None:
             metrics |= self.judge.flat(generator)
-        return metrics, model, {"samples": sample_grid(self.examples.masks, gray, reals)}
+        return metrics, model, {"samples": sample_grid(single_frames(self.examples.masks), fakes, reals)}
 
     def score(self, metrics: dict[str, float]) -> float:
         """Lower is better: the error of the volumes that the judge reads (ml), else the distance from the real images.
@@ -114,8 +114,9 @@ def train(config: GauganConfig, *, preset: str, training: str | Split, validatio
     """Train (or go on training) a run folder; the last evaluation's figures. Raises InputError, Preempted."""
     training_split, validation_split = data.open_pair(training, validation, data_dir, need_volumes=False)
     parallel.check_batch(config.batch, len(jax.devices()), "images", options.accumulate)
-    task = GauganTask(config, Frames(training_split), Frames(validation_split), perceptual.load(config),
-                      parent(init, config), None if judge is None else Judge(judge, validation_split), options,
+    training_frames, validation_frames = (Frames(s, config.net.phases) for s in (training_split, validation_split))
+    task = GauganTask(config, training_frames, validation_frames, perceptual.load(config), parent(init, config),
+                      None if judge is None else Judge(judge, validation_split), options,
                       mask_reader.load(config.contours, config.net))
     settings = {"task": "gaugan", "preset": preset, "config": dataclasses.asdict(config), "seed": seed,
                 "labels": task.training.labels, "parent": None if init is None else str(init),

@@ -16,6 +16,7 @@ from cardiojax.data.frames import FrameBatch
 from cardiojax.models.gaugan import build_discriminator, build_generator, padded
 from cardiojax.models.mask_reader import MaskReader
 from cardiojax.models.perceptual import Features
+from cardiojax.models.phases import images_apart, joined, labels_apart
 from cardiojax.nets.gaugan import STYLE, Discriminator, padded_px
 from cardiojax.nets.spade import missing_rows, power_iteration
 from cardiojax.preparation.augment import augment_frames, study_keys
@@ -100,8 +101,9 @@ class GauganStep:
         augment_key, style_key = jax.random.split(jax.random.fold_in(key, state.step))
         images, labels = augment_frames(study_keys(augment_key, len(batch.images), first), batch.images, batch.masks,
                                         self.augment)
-        images = jnp.repeat(padded(2 * images - 1, self.size_px, "reflect")[..., None], self.net.channels, -1)
-        labels = padded(labels, self.size_px, "constant")
+        images = padded(2 * images - 1, self.size_px, "reflect")
+        images = jnp.repeat(images.reshape(*images.shape[:3], -1), self.net.channels, -1)
+        labels = joined(padded(labels, self.size_px, "constant"), self.net)
         maps = self._maps(state.generator, state.generator_stats, labels) if self.accumulate == 1 else None
         noise, fresh_noise = (jax.vmap(lambda k: jax.random.normal(k, (STYLE,)))(study_keys(k, len(images), first))
                               for k in jax.random.split(style_key))
@@ -171,11 +173,11 @@ class GauganStep:
         metrics = {"g_hinge": adversarial, "g_features": features}
         if self.features is not None:
             perceptual_loss = self.perceptual_weight * losses.perceptual(
-                self.features(constants.features, fake), self.features(constants.features, images))
+                *(self.features(constants.features, images_apart(i, self.net)) for i in (fake, images)))
             total, metrics["g_perceptual"] = total + perceptual_loss, perceptual_loss
         if self.reader is not None:
-            mask_loss, found = losses.segmentation(*self.reader(constants.reader, fake, labels), LV, AREA_WEIGHT,
-                                                   axis_name)
+            read = self.reader(constants.reader, images_apart(fake, self.net), labels_apart(labels, self.net))
+            mask_loss, found = losses.segmentation(*read, LV, AREA_WEIGHT, axis_name)
             total += self.contours_weight * mask_loss
             metrics |= {"g_mask": mask_loss, "g_mask_dice": found["dice"]}
         if self.net.style:

@@ -11,6 +11,7 @@ from jaxtyping import Integer
 from cardiojax.config import GauganConfig, GauganNetConfig
 from cardiojax.data.frames import FrameBatch, Frames
 from cardiojax.models.gaugan import generator_shapes, padded
+from cardiojax.models.phases import joined
 from cardiojax.nets.gaugan import STYLE, padded_px
 from cardiojax.nets.spade import MOMENTUM, SpectralVector, power_iteration
 from cardiojax.train.average import mean_of
@@ -31,13 +32,13 @@ def re_estimated(params: nnx.State, stats: nnx.State, config: GauganConfig, trai
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def _of_batch(config: GauganNetConfig, params, stats, masks: Integer[jax.Array, "b h w"], i
+def _of_batch(config: GauganNetConfig, params, stats, masks: Integer[jax.Array, "b h w *p"], i
               ) -> tuple[nnx.State, nnx.State]:
     """Statistics after a pass, and those of this batch alone: what moved, without the momentum."""
     net = nnx.merge(generator_shapes(config)[0], params, stats, copy=True)
     power_iteration(net)
     noise = jax.random.normal(jax.random.key(i), (len(masks), STYLE)) if config.style else None
-    labels = padded(masks, padded_px(config.size_px, config.upsamplings), "constant")
+    labels = joined(padded(masks, padded_px(config.size_px, config.upsamplings), "constant"), config)
     net(net.label_maps(labels), train=True, style=noise)
     new = nnx.state(net, nnx.BatchStat)
     return new, jax.tree.map(lambda new, old: (new - (1 - MOMENTUM) * old) / MOMENTUM, new, stats)

@@ -28,8 +28,8 @@ log = logging.getLogger("cardiojax")
 LOCK = "lock"              # of the process that writes
 # a checkpoint is waited for by the wall clock, which may jump
 PATIENT = ocp.options.AsyncOptions(timeout_secs=30 * 24 * 3600)
-# of settings that an older config.json lacks
-OLD_DEFAULTS = {"accumulate": 1, "contours": "none", "contours_weight": 1.0}
+# of settings that older files lack
+OLD_DEFAULTS = {"accumulate": 1, "contours": "none", "contours_weight": 1.0, "phases": 1}
 
 
 def _let_the_first_process_write():
@@ -187,8 +187,19 @@ def barrier(name: str):
         multihost_utils.sync_global_devices(name)
 
 
+def with_old_defaults(saved: dict, wanted: dict) -> dict:
+    """Settings of an older version, with what it did where it lacks one of those of today."""
+    def value(key, today):
+        if isinstance(today, dict) and isinstance(saved.get(key), dict):
+            return with_old_defaults(saved[key], today)
+        return saved.get(key, OLD_DEFAULTS.get(key))
+
+    return saved | {key: value(key, today) for key, today in wanted.items()}
+
+
 def _check_same(saved: dict, settings: dict, path: Path):
     wanted = json.loads(json.dumps(settings))
+    saved = with_old_defaults(saved, wanted)
     for key in ("task", "seed", "data", "parent", "judge", "accumulate"):
         if saved.get(key, OLD_DEFAULTS.get(key)) != wanted.get(key, OLD_DEFAULTS.get(key)):
             raise RunError(f"{path} holds a run with {key} {saved.get(key)!r}, not {wanted.get(key)!r}; "
@@ -198,7 +209,7 @@ def _check_same(saved: dict, settings: dict, path: Path):
         raise RunError(f"{path} holds a run of {of_run} steps, not {steps}: finish it with --steps {of_run}, or go on "
                        f"from its weights in a new run folder with --init {path}")
     for key, value in wanted["config"].items():
-        if (of_run := saved["config"].get(key, OLD_DEFAULTS.get(key))) != value:
+        if (of_run := saved["config"][key]) != value:
             raise RunError(f"{path} holds a run with {key} {of_run!r}, not {value!r}; "
                            "choose another --run or the same settings")
 

@@ -10,6 +10,7 @@ from jaxtyping import Array, Int, UInt8
 from cardiojax.config import GauganConfig
 from cardiojax.data.frames import Frames
 from cardiojax.models.gaugan import padded
+from cardiojax.models.phases import joined
 from cardiojax.nets.gaugan import padded_px, sides
 from cardiojax.ops.host import on_host
 from cardiojax.ops.neighbourhoods import in_order
@@ -40,17 +41,17 @@ def no_rows(batch: int) -> dict[int, int]:
     return {}
 
 
-def _masks(frames: Frames, config: GauganConfig, batch: int, seed: int) -> UInt8[np.ndarray, "n h w"]:
+def _masks(frames: Frames, config: GauganConfig, batch: int, seed: int) -> UInt8[np.ndarray, "n h w *p"]:
     drawn = np.random.default_rng(seed).choice(len(frames), batch, replace=len(frames) < batch)
     return frames.batch(drawn, config.net.size_px).masks
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def _counted(config: GauganConfig, key: Array, masks: UInt8[Array, "n h w"]) -> dict[int, Int[Array, ""]]:
+def _counted(config: GauganConfig, key: Array, masks: UInt8[Array, "n h w *p"]) -> dict[int, Int[Array, ""]]:
     """Neighbourhoods by side of the maps, of masks moved as a step moves them."""
     keys, upsamplings = study_keys(key, len(masks), 0), config.net.upsamplings
     _, moved = augment_frames(keys, masks, masks, config.augment)
-    labels = padded(moved, padded_px(config.net.size_px, upsamplings), "constant").astype(jnp.int32)
+    labels = joined(padded(moved, padded_px(config.net.size_px, upsamplings), "constant").astype(jnp.int32), config.net)
     side = labels.shape[1]
-    return {s: in_order(labels[:, ::side // s, ::side // s], config.net.classes)[1].sum()
+    return {s: in_order(labels[:, ::side // s, ::side // s], config.net.joined_classes)[1].sum()
             for s in sides(side, upsamplings) if s >= FROM_PX}
