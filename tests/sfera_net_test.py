@@ -117,8 +117,9 @@ def test_masked_batch_norm_by_hand():
 
 @pytest.mark.parametrize(("side", "size", "stride", "pad", "channels"), [
     (3, (9, 7), 1, None, (3, 5)), (1, (6, 6), 1, None, (3, 5)), (3, (9, 8), 2, 1, (3, 5)), (4, (9, 8), 2, 2, (3, 5)),
-    (4, (6, 6), 1, 2, (5, 3)), (3, (6, 7), 1, None, (5, 4)), (3, (8, 6), 1, None, (64, 72)),
-    (3, (7, 5), 1, 1, (80, 64)), (3, (1, 1), 1, 1, (64, 64)), (3, (5, 4), 1, 1, (16, 48))])
+    (4, (6, 6), 1, 2, (3, 5)), (4, (6, 6), 1, 2, (5, 3)), (3, (6, 7), 1, None, (5, 4)),
+    (3, (8, 6), 1, None, (64, 72)), (3, (7, 5), 1, 1, (80, 64)), (3, (1, 1), 1, 1, (64, 64)),
+    (3, (5, 4), 1, 1, (16, 48))])
 def test_fast_convolution_and_its_gradients_are_the_convolutions(side, size, stride, pad, channels, monkeypatch):
     """The last four go by Winograd's algorithm, with odd sides among them; the very last in two parts of three images,
     as also the gradient of the kernel of 5 × 4 channels."""

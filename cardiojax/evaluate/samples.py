@@ -13,9 +13,7 @@ MASK_COLOURS = np.array([(20, 20, 28), (214, 64, 69), (88, 180, 110), (66, 120, 
 def generated(generator: GauganModel, examples: FrameBatch
               ) -> tuple[Float[np.ndarray, "n h w"], Float[np.ndarray, "n h w"]]:
     """Synthetic and real single frames in [−1, 1], gray, of the same masks."""
-    fakes = generator.generate(examples.masks)
-    gray = fakes if fakes.ndim == examples.images.ndim else fakes.mean(-1)
-    return single_frames(gray), single_frames(examples.images / 127.5 - 1)
+    return single_frames(generator.gray(examples.masks)), single_frames(examples.images / 127.5 - 1)
 
 
 def sample_grid(masks: Integer[np.ndarray, "n h w"], fakes: Float[np.ndarray, "n h w"],

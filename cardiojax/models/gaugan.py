@@ -155,13 +155,17 @@ class GauganModel:
         axes = [size for size in (self.net.phases, self.net.channels) if size > 1]
         return out.reshape(n, h, w, *axes)
 
+    def gray(self, masks: np.ndarray, style: np.ndarray | None = None) -> Float[np.ndarray, "n h w *p"]:
+        """As `generate`, in the masks' own shape: the mean of several channels."""
+        images = self.generate(masks, style)
+        return images if images.ndim == np.ndim(masks) else images.mean(-1)
+
     def stacks(self, masks: Sequence[Integer[np.ndarray, "_ h w 2"]], style: Float[np.ndarray, "n 256"] | None = None
                ) -> list[Float[np.ndarray, "_ h w 2"]]:
         """Images of the ED and ES masks of several studies, made together; `style`: one for each study."""
         flat = np.concatenate([single_frames(m) if self.net.phases == 1 else m for m in masks])
         ends = np.cumsum([len(m) for m in masks])[:-1]
-        images = self.generate(flat, None if style is None else np.repeat(style, [2 * len(m) for m in masks], axis=0))
-        gray = images if images.ndim == flat.ndim else images.mean(-1)
+        gray = self.gray(flat, None if style is None else np.repeat(style, [2 * len(m) for m in masks], axis=0))
         if self.net.phases == 1:
             gray = np.moveaxis(gray.reshape(-1, 2, *gray.shape[1:]), 1, -1)
         return np.split(gray, ends)
