@@ -34,11 +34,12 @@ import nibabel as nib  # noqa: E402
 import numpy as np  # noqa: E402
 import pytest  # noqa: E402
 
-# annotated shapes and types are checked, in tests alone; as type checkers have it, an int is a float
+# annotated shapes are checked, in tests alone, where there are some; as type checkers have it, an int is a float
 checked = beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))
-# (not the command line's: tyro checks that, and its MISSING is of no type)
-PACKAGES = sorted({file.stem for file in (Path(__file__).parent / "cardiojax").glob("[a-z]*")} - {"cli", "py"})
-jaxtyping.install_import_hook([f"cardiojax.{name}" for name in PACKAGES], f"{__name__}.checked")
+ROOT = Path(__file__).parent
+SHAPED = [".".join(file.relative_to(ROOT).with_suffix("").parts) for file in sorted(ROOT.glob("cardiojax/**/*.py"))
+          if "\nfrom jaxtyping import" in file.read_text()]
+jaxtyping.install_import_hook(SHAPED, f"{__name__}.checked")
 
 
 def pytest_collection_modifyitems(items):
@@ -67,7 +68,7 @@ def terminate_at(parallel, step: int):
     parallel.step = interrupting
 
 
-SHARED = Path(__file__).parents[1] / "shared" / "data"
+SHARED = ROOT.parent / "shared" / "data"
 
 
 @pytest.fixture
@@ -127,7 +128,7 @@ def pictures_of(monkeypatch):
         import nbformat
         from nbclient import NotebookClient
 
-        file = Path(__file__).parent / "notebooks" / f"{name}.ipynb"
+        file = ROOT / "notebooks" / f"{name}.ipynb"
         notebook = nbformat.read(file, as_version=4)
         assert not any(cell.get("outputs") for cell in notebook.cells), "committed with outputs"
         monkeypatch.setenv("CARDIOJAX_EXPERIMENT", str(experiment))

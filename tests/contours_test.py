@@ -384,7 +384,7 @@ def test_a_painted_mask_is_looked_for_where_the_heart_is(model, size_px):
         logits, shares, known = reader(reader.weights, images, jnp.asarray(labels))
         return segmentation(logits, shares, known, LV, 0.2)[0], (shares, known)
 
-    slope, (shares, known) = jax.grad(loss, has_aux=True)(images)
+    slope, (shares, known) = jax.jit(jax.grad(loss, has_aux=True))(images)
     assert known.tolist() == [[True, True, False, False]]
     np.testing.assert_allclose(shares.sum(-1), 1)
     assert float(shares[..., LV].sum()) == 400

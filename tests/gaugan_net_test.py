@@ -7,6 +7,7 @@ import pytest
 from flax import nnx
 
 from cardiojax.errors import InputError
+from cardiojax.nets.draws import rngs_of
 from cardiojax.nets.gaugan import Discriminator, Encoder, Generator, halved
 from cardiojax.nets.spade import Spade, SpectralConv, label_map, power_iteration
 from cardiojax.ops.lookup import lookup, modulated
@@ -26,45 +27,64 @@ def hearts(n=2, side=64):
     return jnp.asarray(masks)
 
 
+# compiled whole: many small programs take longer
+table_of = jax.jit(neighbourhoods, static_argnums=1)
+
+
+def with_gradients(function, g, *given):
+    """function(*given), and the gradients of its product with g."""
+    @jax.jit
+    def both(g, *given):
+        out, back = jax.vjp(function, *given)
+        return out, back(g)
+    return both(g, *given)
+
+
+def numbers(*shapes):
+    rng = np.random.default_rng(0)
+    return [jnp.asarray(rng.standard_normal(shape, np.float32)) for shape in shapes]
+
+
+WEIGHTS = (3, 3, 4, 5), (5,), (3, 3, 5, 6), (6,)
+
+
 @pytest.mark.parametrize("noisy", [False, True])
 def test_the_modulation_looked_up_is_the_dense_one(noisy):
     """γ|β and their gradients; on noise there are too many neighbourhoods, and the dense way is taken."""
     labels = jnp.asarray(np.random.default_rng(0).integers(0, 4, (2, 32, 32))) if noisy else hearts(side=32)
-    where = neighbourhoods(labels, 4)
+    where = table_of(labels, 4)
     assert (int(where.count) > len(where.patches)) == noisy
-    k = jax.random.split(jax.random.key(0), 5)
-    weights = Weights(jax.random.normal(k[0], (3, 3, 4, 5)), jax.random.normal(k[1], (5,)),
-                             jax.random.normal(k[2], (3, 3, 5, 6)), jax.random.normal(k[3], (6,)))
-    g = jax.random.normal(k[4], (2, 32, 32, 6))
-    ours, back = jax.vjp(lambda w: modulation(where, labels, w), weights)
-    truth, true_back = jax.vjp(lambda w: dense(labels, w), weights)
+    *parts, g = numbers(*WEIGHTS, (2, 32, 32, 6))
+    weights = Weights(*parts)
+    ours, (slopes,) = with_gradients(lambda w: modulation(where, labels, w), g, weights)
+    truth, (true_slopes,) = with_gradients(lambda w: dense(labels, w), g, weights)
     np.testing.assert_allclose(ours, truth, atol=1e-4)
-    for a, b in zip(back(g)[0], true_back(g)[0], strict=True):
-        np.testing.assert_allclose(a, b, atol=2e-4 * float(jnp.abs(b).max()))
+    for a, b in zip(slopes, true_slopes, strict=True):
+        np.testing.assert_allclose(a, b, atol=2e-4 * float(np.abs(b).max()))
 
 
 def test_the_modulation_of_a_fixed_table_is_the_dense_one():
     """Images, and gradients of the input and of the weights; with a row too few all is NaN."""
     labels = hearts(side=32)
-    count = int(neighbourhoods(labels, 4).count)
-    k = jax.random.split(jax.random.key(0), 6)
-    weights = Weights(jax.random.normal(k[0], (3, 3, 4, 5)), jax.random.normal(k[1], (5,)),
-                      jax.random.normal(k[2], (3, 3, 5, 6)), jax.random.normal(k[3], (6,)))
-    x, g = jax.random.normal(k[4], (2, *labels.shape, 3))
+    count = int(table_of(labels, 4).count)
+    *parts, x, g = numbers(*WEIGHTS, *2 * [(*labels.shape, 3)])
+    weights = Weights(*parts)
 
     def densely(x, weights):
         gamma, beta = jnp.split(dense(labels, weights), 2, axis=-1)
         return x * (1 + gamma) + beta
 
-    truth, true_back = jax.vjp(densely, x, weights)
+    def by_rows(rows):
+        return jax.jit(lambda x, w: modulated(x, lookup(labels, 4, rows), w))
+
+    truth, true_slopes = with_gradients(densely, g, x, weights)
     for rows in (count, count + 1, 2 * count):
-        ours, back = jax.vjp(jax.jit(lambda x, w, rows=rows: modulated(x, lookup(labels, 4, rows), w)), x, weights)
+        ours, slopes = with_gradients(by_rows(rows), g, x, weights)
         np.testing.assert_allclose(ours, truth, atol=1e-4)
-        for a, b in zip(jax.tree.leaves(back(g)), jax.tree.leaves(true_back(g)), strict=True):
-            np.testing.assert_allclose(a, b, atol=2e-4 * float(jnp.abs(b).max()))
-    assert jnp.isnan(modulated(x, lookup(labels, 4, count - 1), weights)).all()
-    text = jax.jit(lambda x: modulated(x, lookup(labels, 4, count), weights)).trace(x).lower(
-        lowering_platforms=("cuda",)).as_text()
+        for a, b in zip(jax.tree.leaves(slopes), jax.tree.leaves(true_slopes), strict=True):
+            np.testing.assert_allclose(a, b, atol=2e-4 * float(np.abs(b).max()))
+    assert np.isnan(by_rows(count - 1)(x, weights)).all()
+    text = by_rows(count).trace(x, weights).lower(lowering_platforms=("cuda",)).as_text()
     assert "stablehlo.sort" in text
     assert not {"stablehlo.while", "stablehlo.case", "stablehlo.if"} & set(text.split())    # nothing asks the host
 
@@ -86,11 +106,8 @@ def test_a_table_is_made_for_cpu_alone():
 def test_the_modulation_looked_up_on_eight_devices():
     """Sharded under jit, and replica by replica under pmap: the gradients of one device."""
     labels = hearts(8, 32)
-    k = jax.random.split(jax.random.key(0), 3)
-    weights = Weights(jax.random.normal(k[0], (3, 3, 4, 5)), jnp.zeros(5), jax.random.normal(k[1], (3, 3, 5, 6)),
-                             jnp.zeros(6))
-    g = jax.random.normal(k[2], (8, 32, 32, 6))
-
+    *parts, g = numbers(*WEIGHTS, (8, 32, 32, 6))
+    weights = Weights(*parts)
     truth = jax.jit(gradient_of_modulation)(weights, labels, g)
     mesh = jax.make_mesh((8,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
     split = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("data"))
@@ -103,25 +120,25 @@ def test_the_modulation_looked_up_on_eight_devices():
 
 def test_distinct_neighbourhoods_by_hand():
     """On one label they differ only by how near the border is: 0, 1 or more pixels, on two axes: 5 × 5."""
-    where = neighbourhoods(jnp.zeros((3, 16, 16), int), 4)
+    where = table_of(jnp.zeros((3, 16, 16), int), 4)
     assert int(where.count) == 25
-    rebuilt = where.patches[where.index]
+    rebuilt = np.asarray(where.patches)[where.index]
     assert (rebuilt[:, 2:-2, 2:-2] == 0).all()
     assert (rebuilt[:, 0, :, :2] == -1).all()                  # two rows above the first are outside
     np.testing.assert_array_equal(rebuilt[..., 2, 2], np.zeros((3, 16, 16)))
     busy = hearts(side=32)
-    where = neighbourhoods(busy, 4)
-    np.testing.assert_array_equal(where.patches[where.index][..., 2, 2], busy)
+    where = table_of(busy, 4)
+    np.testing.assert_array_equal(np.asarray(where.patches)[where.index][..., 2, 2], busy)
 
 
 def test_a_generator_of_many_labels():
     """36 labels take more words to pack; the maps are still exact."""
     labels = jnp.asarray(np.random.default_rng(1).integers(0, 36, (1, 4, 4)).repeat(16, 1).repeat(16, 2))
-    where = neighbourhoods(labels, 36)
+    where = table_of(labels, 36)
     assert int(where.count) <= len(where.patches)
     padded = np.pad(np.asarray(labels), ((0, 0), (2, 2), (2, 2)), constant_values=-1)
     truth = np.lib.stride_tricks.sliding_window_view(padded, (5, 5), (1, 2))
-    np.testing.assert_array_equal(where.patches[where.index], truth)
+    np.testing.assert_array_equal(np.asarray(where.patches)[where.index], truth)
 
 
 def test_label_maps_take_the_top_left_pixel():
@@ -153,7 +170,7 @@ def test_parameter_counts_of_the_paper():
 @pytest.fixture(scope="module")
 def small():
     """A generator whose statistics have moved, so that evaluation is not training."""
-    g = Generator(size_px=32, ngf=2, hidden=4, upsamplings="few", rngs=nnx.Rngs(0))
+    g = Generator(size_px=32, ngf=2, hidden=4, upsamplings="few", rngs=rngs_of(jax.random.key(0)))
 
     @nnx.jit
     def once(g):
@@ -174,27 +191,29 @@ def test_an_image_does_not_depend_on_its_companions(small):
 def test_training_uses_and_moves_the_statistics(small):
     """By hand: momentum 0.1, the mean of the batch, and its variance with n − 1."""
     x = jax.random.normal(jax.random.key(1), (2, 4, 4, 3)) * 2 + 1
-    spade = Spade(3, 4, 5, "syncbatch", jnp.float32, nnx.Rngs(0))
+    spade = Spade(3, 4, 5, "syncbatch", jnp.float32, rngs_of(jax.random.key(0)))
     out = spade.normalised(x, True, None)
     flat = np.asarray(x).reshape(-1, 3)
     np.testing.assert_allclose(np.asarray(out).reshape(-1, 3), (flat - flat.mean(0)) / flat.std(0), atol=1e-4)
     np.testing.assert_allclose(spade.mean[...], 0.1 * flat.mean(0), atol=1e-6)
     np.testing.assert_allclose(spade.variance[...], 0.9 + 0.1 * flat.var(0, ddof=1), atol=1e-5)
-    instance = Spade(3, 4, 5, "instance", jnp.float32, nnx.Rngs(0)).normalised(x, True, None)
+    instance = Spade(3, 4, 5, "instance", jnp.float32, rngs_of(jax.random.key(0))).normalised(x, True, None)
     np.testing.assert_allclose(instance.mean((1, 2)), 0, atol=1e-6)
 
 
 def test_spectral_norm_finds_the_largest_singular_value():
-    conv = SpectralConv(3, 5, 3, jnp.float32, nnx.Rngs(0), spectral=True, bias=False)
+    conv = SpectralConv(3, 5, 3, jnp.float32, rngs_of(jax.random.key(0)), spectral=True, bias=False)
+    iterate = nnx.jit(power_iteration)
     for _ in range(200):
-        power_iteration(conv)
+        iterate(conv)
     matrix = np.asarray(conv.kernel[...]).reshape(-1, 5)
     sigma = float(conv.v[...] @ matrix @ conv.u[...])
     assert sigma == pytest.approx(np.linalg.svd(matrix, compute_uv=False)[0], rel=1e-4)
     x = jax.random.normal(jax.random.key(0), (1, 6, 6, 3))
-    plain = SpectralConv(3, 5, 3, jnp.float32, nnx.Rngs(0), bias=False)
+    plain = SpectralConv(3, 5, 3, jnp.float32, rngs_of(jax.random.key(0)), bias=False)
     plain.kernel[...] = conv.kernel[...] / sigma
-    np.testing.assert_allclose(conv(x), plain(x), atol=1e-5)
+    convolved = nnx.jit(lambda conv: conv(x))
+    np.testing.assert_allclose(convolved(conv), convolved(plain), atol=1e-5)
 
 
 def test_halving_counts_only_pixels_inside():
@@ -206,16 +225,16 @@ def test_halving_counts_only_pixels_inside():
 
 @pytest.mark.parametrize("size_px", [16, 80, 112])
 def test_the_style_encoder_works_at_any_allowed_size(size_px):
-    encoder = Encoder(size_px, 1, 2, jnp.float32, nnx.Rngs(0))
-    mean, log_variance = encoder(jax.random.normal(jax.random.key(0), (2, size_px, size_px, 1)))
+    encoder = Encoder(size_px, 1, 2, jnp.float32, rngs_of(jax.random.key(0)))
+    images, = numbers((2, size_px, size_px, 1))
+    mean, log_variance = nnx.jit(lambda encoder: encoder(images))(encoder)
     assert mean.shape == log_variance.shape == (2, 256)
 
 
 def test_a_style_changes_the_image():
-    g = Generator(size_px=16, ngf=2, hidden=4, upsamplings="few", style=True, rngs=nnx.Rngs(0))
-    maps = g.label_maps(hearts(2, 16))
-    images = nnx.jit(lambda g, style: g(maps, style=style))
-    styles = jax.random.normal(jax.random.key(0), (2, 256))
+    g = Generator(size_px=16, ngf=2, hidden=4, upsamplings="few", style=True, rngs=rngs_of(jax.random.key(0)))
+    images = nnx.jit(lambda g, style: g(g.label_maps(hearts(2, 16)), style=style))
+    styles, = numbers((2, 256))
     assert float(jnp.abs(images(g, styles) - images(g, 0 * styles)).max()) > 1e-4
 
 

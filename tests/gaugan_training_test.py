@@ -253,7 +253,7 @@ def test_images_of_a_run_look_like_its_training_passes(task, finished):
     batch = task.training.batch(range(0, 64, 2), 75)
     graph = task.step.generator_graph
     net = gaugan.nnx.merge(graph, model.params, model.stats, copy=True)
-    maps = net.label_maps(padded(batch.masks, 80, "constant"))
+    maps = jax.jit(net.label_maps)(padded(batch.masks, 80, "constant"))
     passes = jax.jit(lambda maps, train: gaugan.nnx.merge(graph, model.params, model.stats, copy=True)(
         maps, train=train), static_argnums=1)
     difference = float(jnp.abs(passes(maps, True) - passes(maps, False)).mean())

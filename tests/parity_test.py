@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
+from cardiojax.nets.draws import rngs_of
 from cardiojax.nets.gaugan import Discriminator, Generator
 from cardiojax.nets.sfera import Sfera
 from cardiojax.nets.spade import power_iteration
@@ -79,12 +80,12 @@ def test_gaugan_is_nvlabs(which, request):
     if which == "nvlabs":
         given = np.load(request.getfixturevalue("shared") / "parity" / "spade_ngf2_64.npz")
         widths, image = {"ngf": 2}, given["image"]
-        d = Discriminator(ndf=4, rngs=nnx.Rngs(0))
+        d = Discriminator(ndf=4, rngs=rngs_of(jax.random.key(0)))
     else:
         given = np.load(FIXTURES / "spade.npz")
         widths, image = {"ngf": 1, "hidden": 4}, given["image"] / np.float32(127.5) - 1
-        d = Discriminator(ndf=2, rngs=nnx.Rngs(0))
-    g = Generator(size_px=64, **widths, rngs=nnx.Rngs(0))
+        d = Discriminator(ndf=2, rngs=rngs_of(jax.random.key(0)))
+    g = Generator(size_px=64, **widths, rngs=rngs_of(jax.random.key(0)))
     port.fill(g, below(given, "G/"))
     port.fill(d, below(given, "D/"))
     labels, image = jnp.asarray(given["label"][:, 0].astype(int)), jnp.asarray(image.transpose(0, 2, 3, 1))
@@ -126,7 +127,7 @@ def test_sfera_is_its_twin():
     """Volumes and areas of stacks of unequal length, evaluated and trained on; the loss and every gradient."""
     given = np.load(FIXTURES / "sfera.npz")
     net = Sfera(size_px=20, width=2, blocks=2, spatial_features=6, lstm_features=5, readout="sum", dropout=0.0,
-                dtype=jnp.float32, rngs=nnx.Rngs(0))
+                dtype=jnp.float32, rngs=rngs_of(jax.random.key(0)))
     variables = port.leaves(net)
     arrays = {**below(given, "params/"), **below(given, "stats/")}
     assert set(arrays) == set(variables)

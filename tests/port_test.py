@@ -40,11 +40,12 @@ def test_the_torch_twin_makes_the_same_images(tmp_path):
     """A run of ours, written for torch, loaded into the benchmark's twin: the same images, the same D."""
     torch = pytest.importorskip("torch")
     from cardiojax.bench.twins import spade_torch
+    from cardiojax.nets.draws import rngs_of
     from cardiojax.nets.gaugan import Discriminator, Generator
     from cardiojax.port.spade import to_nvlabs
 
-    g = Generator(size_px=64, ngf=2, hidden=4, upsamplings="few", channels=2, rngs=nnx.Rngs(0))
-    d = Discriminator(channels=2, ndf=2, rngs=nnx.Rngs(1))
+    g = Generator(size_px=64, ngf=2, hidden=4, upsamplings="few", channels=2, rngs=rngs_of(jax.random.key(0)))
+    d = Discriminator(channels=2, ndf=2, rngs=rngs_of(jax.random.key(1)))
     theirs = spade_torch.Generator(4, 2, 2, 4, "few").eval(), spade_torch.Discriminator(4, 2, 2).eval()
     for module, twin in zip((g, d), theirs, strict=True):
         missing, unknown = twin.load_state_dict({k: torch.tensor(v) for k, v in to_nvlabs(module).items()},

@@ -9,13 +9,14 @@ import pytest
 from flax import nnx
 
 from cardiojax.models.ridge import Ridge
+from cardiojax.nets.draws import rngs_of
 from cardiojax.nets.layers import MaskedBatchNorm
 from cardiojax.nets.sfera import Sfera
 from cardiojax.nets.spade import SpectralConv, power_iteration
 
 RIDGE = Ridge(np.ones((2, 4), np.float32), np.ones(2, np.float32), np.ones(4, np.float32),
               np.ones((2, 4, 4), np.float32), np.ones(2, np.float32), np.float32(0))
-GRAPH, STATE = nnx.split(SpectralConv(2, 3, 3, jnp.float32, nnx.Rngs(0), spectral=True))
+GRAPH, STATE = nnx.split(SpectralConv(2, 3, 3, jnp.float32, rngs_of(jax.random.key(0)), spectral=True))
 
 
 def sigma(state, x):

@@ -7,6 +7,7 @@ import pytest
 from flax import nnx
 
 from cardiojax.errors import InputError
+from cardiojax.nets.draws import rngs_of
 from cardiojax.nets.unet import UNet
 from cardiojax.train.losses import known_log_probabilities, segmentation
 
@@ -14,11 +15,11 @@ LV, MYOCARDIUM = 1, 2
 
 
 def net() -> UNet:
-    return UNet(channels=1, classes=4, width=2, halvings=2, dtype=jnp.float32, rngs=nnx.Rngs(0))
+    return UNet(channels=1, classes=4, width=2, halvings=2, dtype=jnp.float32, rngs=rngs_of(jax.random.key(0)))
 
 
 def test_every_pixel_gets_its_logits():
-    logits = net()(jnp.zeros((3, 8, 12, 1)), jnp.ones(3))
+    logits = nnx.jit(lambda net: net(jnp.zeros((3, 8, 12, 1)), jnp.ones(3)))(net())
     assert logits.shape == (3, 8, 12, 4)
     with pytest.raises(InputError, match="multiples of 4 pixels, not 8 × 10"):
         net()(jnp.zeros((3, 8, 10, 1)), jnp.ones(3))
@@ -29,8 +30,9 @@ def test_frames_that_fill_up_change_nothing():
     frames = jax.random.uniform(jax.random.key(1), (4, 8, 8, 1))
     weight = jnp.array([1.0, 1, 1, 0])
     alone, filled = net(), net()
-    out = alone(frames[:3], jnp.ones(3), train=True)
-    np.testing.assert_allclose(filled(frames, weight, train=True)[:3], out, atol=1e-5)
+    trained = nnx.jit(lambda net, frames, weight: net(frames, weight, train=True))
+    out = trained(alone, frames[:3], jnp.ones(3))
+    np.testing.assert_allclose(trained(filled, frames, weight)[:3], out, atol=1e-5)
     for a, b in zip(*(jax.tree.leaves(nnx.state(n, nnx.BatchStat)) for n in (alone, filled)), strict=True):
         np.testing.assert_allclose(a, b, atol=1e-6)
 
@@ -79,4 +81,5 @@ def test_replicas_with_other_labels_make_one_loss():
     spec = jax.sharding.PartitionSpec("data")
     parts = jax.shard_map(lambda *a: jax.grad(loss)(*a, "data") / 2, mesh=mesh, in_specs=(spec,) * 3, out_specs=spec,
                           check_vma=False)           # every replica's loss is the whole batch's
-    np.testing.assert_allclose(parts(logits, target, known), jax.grad(loss)(logits, target, known), atol=1e-6)
+    ours, theirs = (jax.jit(gradient)(logits, target, known) for gradient in (parts, jax.grad(loss)))
+    np.testing.assert_allclose(ours, theirs, atol=1e-6)

@@ -7,9 +7,10 @@ import numpy as np
 
 from cardiojax.phantom import render
 from cardiojax.phantom.anatomy import VARIANTS, Subject, sample_subject
+from cardiojax.preparation import prepare
 from cardiojax.study import Study
 
-__all__ = ["VARIANTS", "cine", "contraction", "slice_depths_mm", "study", "subject"]
+__all__ = ["VARIANTS", "cine", "contraction", "prepared_study", "slice_depths_mm", "study", "subject"]
 
 ES_TIME = 0.36                # of the cycle
 
@@ -61,3 +62,8 @@ def study(variant: str, index: int) -> Study:
     made = Study(study_id=f"{variant}_{index:05d}", frames=frames, masks=masks, slice_spacing_mm=heart.slice_spacing,
                  pixel_spacing_mm=(heart.pixel, heart.pixel))
     return made.replace(volumes_ml=made.volumes_from_masks_ml())
+
+
+def prepared_study(variant: str, index: int) -> Study:
+    """The same study as the records hold it."""
+    return prepare(study(variant, index))

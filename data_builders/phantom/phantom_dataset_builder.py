@@ -6,8 +6,9 @@ import multiprocessing
 import os
 from collections.abc import Iterator
 
-from cardiojax import phantom, preparation
+from cardiojax import phantom
 from cardiojax.data import records
+from cardiojax.study import Study
 from data_builders.study_builder import StudyBuilder, StudyConfig
 
 SPLITS = {"train": (0, 120), "validation": (120, 12), "test": (132, 30)}      # first index, studies
@@ -23,19 +24,16 @@ class Builder(StudyBuilder):
     needs_source = False
 
     def _split_generators(self, dl_manager):
-        """Made on all cores by one pool: each study depends on its variant and index alone."""
+        """Made on all cores by one pool: each study depends on its variant and index alone. Its processes import the
+        phantom alone, not what records take."""
         assert self.builder_config is not None
-        make = functools.partial(make_record, self.builder_config.name)
+        make = functools.partial(phantom.prepared_study, self.builder_config.name)
         pool = concurrent.futures.ProcessPoolExecutor(os.cpu_count(), mp_context=multiprocessing.get_context("spawn"))
         made = {name: [pool.submit(make, i) for i in range(first, first + count)]
                 for name, (first, count) in SPLITS.items()}
         pool.shutdown(wait=False)                # it ends with its last study
-        return {name: self._examples(records) for name, records in made.items()}
+        return {name: self._examples(studies) for name, studies in made.items()}
 
-    def _examples(self, made: list[concurrent.futures.Future]) -> Iterator[tuple[str, dict]]:
-        for record in (future.result() for future in made):
-            yield record["study_id"], {**record, "source": self.name}
-
-
-def make_record(variant: str, index: int) -> dict:
-    return records.encode(preparation.prepare(phantom.study(variant, index)))
+    def _examples(self, made: list[concurrent.futures.Future[Study]]) -> Iterator[tuple[str, dict]]:
+        for study in (future.result() for future in made):
+            yield study.study_id, {**records.encode(study), "source": self.name}
