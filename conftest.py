@@ -28,6 +28,7 @@ else:
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")        # several of them at a time
 
 import beartype  # noqa: E402
+import filelock  # noqa: E402
 import jax  # noqa: E402
 import jaxtyping  # noqa: E402
 import nibabel as nib  # noqa: E402
@@ -79,25 +80,33 @@ def shared() -> Path:
     return SHARED
 
 
-def built_phantom(data_dir: Path, *words: str, train: int, validation: int, test: int) -> Path:
-    """`build phantom` with so few studies in each split; the folder."""
+def built_phantom(tmp_path_factory, *words: str, train: int, validation: int, test: int) -> Path:
+    """`build phantom` with so few studies in each split; the folder, made once for all test processes."""
     import data_builders  # noqa: F401
     from cardiojax.cli.main import main
     from data_builders.phantom import phantom_dataset_builder as module
 
-    before, module.SPLITS = module.SPLITS, {
-        "train": (0, train), "validation": (train, validation), "test": (train + validation, test)}
-    try:
-        assert main(["build", "phantom", *words, "--data-dir", str(data_dir)]) == 0
-    finally:
-        module.SPLITS = before
-    return data_dir
+    base = tmp_path_factory.getbasetemp()
+    together = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+    folder = together / "_".join(["phantom", *words, *map(str, (train, validation, test))])
+    with filelock.FileLock(f"{folder}.lock"), pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "SPLITS", {
+            "train": (0, train), "validation": (train, validation), "test": (train + validation, test)})
+        assert (folder / "built").exists() or main(["build", "phantom", *words, "--data-dir", str(folder)]) == 0
+        (folder / "built").touch()
+    return folder
 
 
 @pytest.fixture(scope="session")
 def phantom_data(tmp_path_factory) -> Path:
-    """A small phantom dataset: 12 / 4 / 4 studies of `phantom/dsb_like`, built once."""
-    return built_phantom(tmp_path_factory.mktemp("data"), "--config", "dsb_like", train=12, validation=4, test=4)
+    """A small phantom dataset: 12 / 4 / 4 studies of `phantom/dsb_like`, to read."""
+    return built_phantom(tmp_path_factory, "--config", "dsb_like", train=12, validation=4, test=4)
+
+
+@pytest.fixture(scope="session")
+def two_datasets(tmp_path_factory) -> Path:
+    """Both phantom datasets: 8 / 4 / 3 studies, to read."""
+    return built_phantom(tmp_path_factory, train=8, validation=4, test=3)
 
 
 @pytest.fixture

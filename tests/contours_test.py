@@ -51,7 +51,8 @@ from conftest import terminate_at
 from tests.sgd_step import softened
 
 TINY = CONTOURS_PRESETS["tiny"]
-CONFIG = dataclasses.replace(TINY, net=dataclasses.replace(TINY.net, neighbours=1), steps=4, evaluate_every=2)
+CONFIG = dataclasses.replace(TINY, net=dataclasses.replace(TINY.net, neighbours=1, halvings=1), steps=4,
+                             evaluate_every=2)
 
 
 @dataclasses.dataclass
@@ -369,8 +370,9 @@ def test_a_study_without_a_heart_has_no_ef(model):
 def test_a_painted_mask_is_looked_for_where_the_heart_is(model, size_px):
     """The target is the mask, at 1 mm round the heart, with what contours were not taught as background; what is beyond
     the crop has no gradient."""
-    alone = ContoursModel(dataclasses.replace(CONFIG, net=dataclasses.replace(CONFIG.net, neighbours=0)), (0, LV),
-                          *new_networks(TINY.net, jax.random.key(0))[1:], UNCALIBRATED, np.zeros(3))
+    net = dataclasses.replace(CONFIG.net, neighbours=0)
+    alone = ContoursModel(dataclasses.replace(CONFIG, net=net), (0, LV), *new_networks(net, jax.random.key(0))[1:],
+                          UNCALIBRATED, np.zeros(3))
     reader = mask_reader.MaskReader((alone.params, alone.stats), alone.graph, size_px, (True, True, False, False))
     scale, side = 150 // size_px, padded_px(size_px, "few")
     low = (side - size_px) // 2

@@ -6,7 +6,7 @@ import jax
 import numpy as np
 import pytest
 
-from cardiojax import data, phantom, preparation
+from cardiojax import data, phantom
 from cardiojax.cli.main import main
 from cardiojax.data import kept as kept_in_memory
 from cardiojax.data import records
@@ -32,7 +32,7 @@ def identity(batch):
 
 
 def test_a_record_is_the_study(split):
-    made = preparation.prepare(phantom.study("dsb_like", 0))
+    made = phantom.prepared_study("dsb_like", 0)
     read = split[0]
     np.testing.assert_array_equal(read.frames, made.frames)
     np.testing.assert_array_equal(read.masks, made.masks)
@@ -41,7 +41,7 @@ def test_a_record_is_the_study(split):
 
 
 def test_a_study_without_masks_or_volumes_stays_without():
-    made = preparation.prepare(phantom.study("dsb_like", 0)).replace(masks=None, volumes_ml=None)
+    made = phantom.prepared_study("dsb_like", 0).replace(masks=None, volumes_ml=None)
     read = records.decode(records.features().deserialize_example_np(
         records.features().serialize_example(records.encode(made))))
     assert read.masks is None

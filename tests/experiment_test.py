@@ -19,15 +19,10 @@ from cardiojax.experiment.comparison import masks_own
 from cardiojax.experiment.config import EXPERIMENT_PRESETS
 from cardiojax.study import ED, ES, Study
 from cardiojax.units import LV
-from conftest import built_phantom, undrawn
+from conftest import undrawn
 from tests.oracle import Oracle
 
 CONFIG = dataclasses.replace(EXPERIMENT_PRESETS["tiny"], seeds=2, ablations=True)
-
-
-@pytest.fixture(scope="module")
-def two_datasets(tmp_path_factory):
-    return built_phantom(tmp_path_factory.mktemp("two"), train=8, validation=4, test=3)
 
 
 @pytest.fixture

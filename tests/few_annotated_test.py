@@ -26,7 +26,7 @@ DATASET = "phantom/dsb_like"
 
 @pytest.fixture(scope="module")
 def phantom(tmp_path_factory):
-    return built_phantom(tmp_path_factory.mktemp("annotated"), train=10, validation=2, test=3)
+    return built_phantom(tmp_path_factory, "--config", "dsb_like", train=10, validation=2, test=3)
 
 
 def oracle(run) -> Oracle:

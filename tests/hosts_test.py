@@ -26,8 +26,9 @@ from tests import sgd_step
 
 ROOT = Path(__file__).parents[1]
 STEPS = 6
-TRAIN = ("train", "sfera", "--preset", "tiny", "--data", "phantom/dsb_like:train", "--width", "2", "--spatial-features",
-         "6", "--lstm-features", "5", "--batch", "4", "--evaluate-every", "2", "--steps", str(STEPS), "--data-dir")
+TRAIN = ("train", "sfera", "--preset", "tiny", "--data", "phantom/dsb_like:train", "--width", "2", "--blocks", "2",
+         "--spatial-features", "6", "--lstm-features", "5", "--batch", "4", "--evaluate-every", "2", "--steps",
+         str(STEPS), "--data-dir")
 
 
 def python(*words: str, process: int | None = None) -> subprocess.Popen:

@@ -18,17 +18,12 @@ from cardiojax.experiment.config import NEW_SITE_PRESETS
 from cardiojax.models.contours import ContoursModel
 from cardiojax.models.prediction import Prediction
 from cardiojax.units import ef_percent
-from conftest import built_phantom, undrawn
+from conftest import undrawn
 from tests.oracle import Oracle
 
 TINY = NEW_SITE_PRESETS["tiny"]
 CONFIG = dataclasses.replace(TINY, seeds=2, sfera=dataclasses.replace(TINY.sfera, batch=4))
 SITE, ELSEWHERE = "phantom/dsb_like", "phantom/ukb_like"
-
-
-@pytest.fixture(scope="module")
-def two_datasets(tmp_path_factory):
-    return built_phantom(tmp_path_factory.mktemp("two"), train=8, validation=2, test=3)
 
 
 class Reader(ContoursModel):

@@ -16,7 +16,7 @@ from cardiojax.nets.lstm import BidirectionalLSTM
 from cardiojax.ops import convolution, pooling
 from cardiojax.ops.pooling import max_pool_2x2
 
-TINY = SferaNetConfig(size_px=75, width=2, blocks=5, spatial_features=6, lstm_features=5, dropout=0.0)
+TINY = SferaNetConfig(size_px=75, width=2, blocks=3, spatial_features=6, lstm_features=5, dropout=0.0)
 PARAMETERS = {"paper": 6_202_434, "large": 6_202_434, "small": 1_619_042, "tiny": 102_122}
 
 

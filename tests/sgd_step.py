@@ -21,8 +21,8 @@ from cardiojax.train import hosts, loop, sfera
 from cardiojax.train.parallel import Mode, Parallel, on_devices
 from cardiojax.train.run import Run
 
-CONFIG = SferaConfig(net=SferaNetConfig(size_px=75, width=2, spatial_features=6, lstm_features=5, dropout=0.1),
-                     batch=8, steps=1, evaluate_every=1, views=1)
+CONFIG = SferaConfig(net=SferaNetConfig(size_px=75, width=2, blocks=2, spatial_features=6, lstm_features=5,
+                                        dropout=0.1), batch=8, steps=1, evaluate_every=1, views=1)
 SEED = 3
 
 

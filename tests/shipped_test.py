@@ -18,7 +18,6 @@ from cardiojax.cli.main import main
 from cardiojax.errors import RunError
 from cardiojax.models import shipped
 from cardiojax.models.one_file import read_one_file, write_one_file
-from cardiojax.preparation import prepare
 
 ROOT = Path(__file__).parents[1]
 
@@ -34,7 +33,7 @@ def optimised():
 
 @pytest.fixture(scope="module")
 def study():
-    return prepare(phantom.study("dsb_like", 0))
+    return phantom.prepared_study("dsb_like", 0)
 
 
 @pytest.mark.parametrize("name", ["contours-small", "sfera-small", "hybrid-small"])

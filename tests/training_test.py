@@ -28,8 +28,8 @@ from cardiojax.train.state import first_state, updated
 from conftest import terminate_at
 from tests.sgd_step import without_kinks
 
-CONFIG = SferaConfig(net=SferaNetConfig(size_px=75, width=2, spatial_features=6, lstm_features=5, dropout=0.1),
-               batch=4, steps=4, evaluate_every=2, views=1, learning_rate=1e-2)
+CONFIG = SferaConfig(net=SferaNetConfig(size_px=75, width=2, blocks=2, spatial_features=6, lstm_features=5,
+                                        dropout=0.1), batch=4, steps=4, evaluate_every=2, views=1, learning_rate=1e-2)
 ONE = {"training": "phantom/dsb_like:train", "validation": "phantom/dsb_like:validation"}
 
 

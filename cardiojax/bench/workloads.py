@@ -8,7 +8,7 @@ from typing import Literal
 
 import numpy as np
 
-from cardiojax import data, phantom, preparation
+from cardiojax import data, phantom
 from cardiojax.config import (
     CONTOURS_PRESETS,
     GAUGAN_PRESETS,
@@ -115,7 +115,7 @@ def split_of(spec: Spec) -> Split:
 @functools.cache
 def phantom_records() -> list[dict]:
     """Of PHANTOMS studies; a larger batch holds them more than once."""
-    return [records.encode(preparation.prepare(phantom.study("dsb_like", i))) for i in range(PHANTOMS)]
+    return [records.encode(phantom.prepared_study("dsb_like", i)) for i in range(PHANTOMS)]
 
 
 def frames_of(frames: Frames, config: GauganConfig) -> FrameBatch:
