@@ -101,7 +101,7 @@ def words(generator, real, out, *more):
     if not (out / "phantom").exists():
         (out / "phantom").symlink_to(real / "phantom")
     return ["build", "synthetic", "--gaugan", str(generator), "--data-dir", str(out), "--from",
-            "phantom/dsb_like:train,phantom/dsb_like:validation", "--size", "84", "--distribution", "all",
+            "phantom/dsb_like:train,phantom/dsb_like:validation", "--size", "44", "--distribution", "all",
             *map(str, more)]
 
 
@@ -131,7 +131,7 @@ def test_a_cohort_opens_as_any_dataset(built, phantom_data):
             assert study.slice_spacing_mm == 8.0
             assert len(study) == lengths[study.ancestor]
     counts = {s: len(data.open_split(f"synthetic/all:{s}", built)) for s in real}
-    assert counts == {"train": 63, "validation": 21}
+    assert counts == {"train": 33, "validation": 11}
     assert {p.name for p in (built / "figures").iterdir()} == {
         f"{name}.{kind}" for name in ("fig1_ef", "fig2_workflow", "fig3_stacks") for kind in ("png", "svg")}
     data.open_pair("synthetic/all:train", None, built)
@@ -144,10 +144,10 @@ def test_a_half_is_of_the_same_studies(built, tmp_path):
     for config, seed in (("half", 0), ("again", 0), ("other", 1)):
         write_half(whole["train"], built / "synthetic/all/1.0.0", tmp_path / f"synthetic/{config}/1.0.0", seed)
     half = {s: data.open_split(f"synthetic/half:{s}", tmp_path) for s in whole}
-    assert (len(half["train"]), len(half["validation"])) == (31, 21)
+    assert (len(half["train"]), len(half["validation"])) == (16, 11)
     by_id = {s.study_id: s for s in whole["train"]}
     places = [list(by_id).index(s.study_id) for s in half["train"]]
-    assert places == sorted(set(places)) != list(range(31))
+    assert places == sorted(set(places)) != list(range(16))
     for study in half["train"]:
         np.testing.assert_array_equal(study.frames, by_id[study.study_id].frames)
         np.testing.assert_array_equal(study.volumes_ml, by_id[study.study_id].volumes_ml)
@@ -176,7 +176,7 @@ def test_killed_and_shared_builds_end_in_the_same_bytes(built, generator, phanto
     assert shards(out) == shards(built)
     assert all((out / "synthetic/all/1.0.0" / name).stat().st_mtime_ns == at for name, at in first.items())
     assert not list((out / "synthetic/all").glob("**/partial-*"))
-    assert len(data.open_split("synthetic/all:train", out)) == 63
+    assert len(data.open_split("synthetic/all:train", out)) == 33
     assert main(words(generator, phantom_data, out, "--seed", 1)) == 2
     assert "holds a cohort with other settings" in capsys.readouterr().err
 
