@@ -70,9 +70,13 @@ def standing_in():
         yield made, stop_at
 
 
-def go(data_dir, out, config=CONFIG, known=(), **changed):
+def arms_of(data_dir, out, config=CONFIG, **changed):
     words = {"site": SITE, "pretraining": [ELSEWHERE], "reader": "reader", "data_dir": data_dir, "out": out}
-    return label_curve.run(new_site.NewSite(config, "tiny", **words | changed), known)
+    return new_site.NewSite(config, "tiny", **words | changed)
+
+
+def go(data_dir, out, config=CONFIG, known=(), **changed):
+    return label_curve.run(arms_of(data_dir, out, config, **changed), known)
 
 
 @pytest.fixture(scope="module")
@@ -149,6 +153,23 @@ def test_what_is_known_from_elsewhere_is_not_made_again(two_datasets, whole, tmp
                 go(two_datasets, tmp_path / "wrong", wrong, known=parts)
             parts[0].write_text("[]" if "test studies" in says else json.dumps(
                 everything | {"truth": {seed: rows[:2] for seed, rows in everything["truth"].items()}}))
+
+
+def test_cells_of_other_processes_stay(two_datasets, whole, tmp_path):
+    """Of two at work in one folder, each knows what it has made or waited for; one stopped loses nothing. A file of
+    other settings is written anew."""
+    _, out, _ = whole
+    with standing_in():
+        arms = arms_of(two_datasets, tmp_path)
+    everything = cells.known([out / cells.FILE], arms)
+    first, second = (dict([cell]) for cell in list(everything.items())[:2])
+    file = tmp_path / cells.FILE
+    for ours, there in ((first, [*first]), (second, [*first, *second])):
+        cells.write(arms, ours)
+        assert [*cells.known([file], arms)] == there
+    file.write_text(file.read_text().replace('"preset": "tiny"', '"preset": "small"'))
+    cells.write(arms, second)
+    assert [*cells.known([file], arms)] == [*second]
 
 
 def test_numbers_by_hand(two_datasets, whole):

@@ -1,7 +1,7 @@
 """The predictions of a label curve's cells as one file, which a run elsewhere takes up instead of making them again."""
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -17,14 +17,23 @@ WHICH = ("seeds", "shares", "taught")       # settings that say which cells ther
 ROUNDED_ML = 0.1                            # the truth of an evaluation's predictions.csv may be
 
 
-def write(arms: LabelArms, cells: Iterable[tuple[Cell, Predictions]]):
+def write(arms: LabelArms, ours: dict[Cell, Predictions]):
     """OUT/cells.json: `settings`; EDV, ESV (ml) and EF (percent) of each seed's test studies, in the order of study
-    ids, as `truth` and as each of `cells` has them."""
+    ids, as `truth` and as each cell has them: `ours`, and those that other processes have put there."""
     truth, found = {}, []
-    for (arm, count, seed), of in cells:
-        truth[str(seed)] = of["truth"].tolist()
-        found.append({"arm": arm, "labelled": count, "seed": seed, "predicted": of["predicted"].tolist()})
-    write_text(arms.out / FILE, json.dumps({"settings": arms.settings(), "truth": truth, "cells": found}))
+    with arms.locked(arms.out / FILE, wait=True):
+        for (arm, count, seed), of in (_there(arms) | ours).items():
+            truth[str(seed)] = of["truth"].tolist()
+            found.append({"arm": arm, "labelled": count, "seed": seed, "predicted": of["predicted"].tolist()})
+        write_text(arms.out / FILE, json.dumps({"settings": arms.settings(), "truth": truth, "cells": found}))
+
+
+def _there(arms: LabelArms) -> dict[Cell, Predictions]:
+    """Of OUT/cells.json; none of one that was made with other settings."""
+    try:
+        return known([arms.out / FILE], arms)
+    except InputError:
+        return {}
 
 
 def known(files: Sequence[Path], arms: LabelArms) -> dict[Cell, Predictions]:

@@ -50,7 +50,7 @@ def run(arms: LabelArms, known: Sequence[Path] = ()) -> dict:
                      for seed, p in sorted(seeds.items())]
         result["points"] = [point(arm, arms.updates(arm), count, seed, p) for (arm, count, seed), p in finished]
         write_text(arms.out / "label_curve.json", json.dumps(result, indent=2))
-        cells.write(arms, finished)
+        cells.write(arms, dict(finished))
         log.info("%s, %d labelled studies, seed %d: EF RMSE %.1f", arm, count, seed,
                  agreement(found["predicted"][:, 2], found["truth"][:, 2])["rmse"])
     if not curve:
