@@ -35,7 +35,7 @@ import nibabel as nib  # noqa: E402
 import numpy as np  # noqa: E402
 import pytest  # noqa: E402
 
-# annotated shapes are checked, in tests alone, where there are some; as type checkers have it, an int is a float
+# types are checked, in tests alone, in modules that annotate shapes; as type checkers have it, an int is a float
 checked = beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))
 ROOT = Path(__file__).parent
 SHAPED = [".".join(file.relative_to(ROOT).with_suffix("").parts) for file in sorted(ROOT.glob("cardiojax/**/*.py"))

@@ -46,11 +46,11 @@ def run(arms: LabelArms, known: Sequence[Path] = ()) -> dict:
               "sees": arms.sees()}
     for (arm, count, seed), found in ready(making):
         curve.setdefault(arm, {}).setdefault(count, {})[seed] = found
-        finished = [((arm, count, seed), p) for arm, by in curve.items() for count, seeds in sorted(by.items())
-                     for seed, p in sorted(seeds.items())]
-        result["points"] = [point(arm, arms.updates(arm), count, seed, p) for (arm, count, seed), p in finished]
+        finished = {(arm, count, seed): p for arm, by in curve.items() for count, seeds in sorted(by.items())
+                    for seed, p in sorted(seeds.items())}
+        result["points"] = [point(arm, arms.updates(arm), count, seed, p) for (arm, count, seed), p in finished.items()]
         write_text(arms.out / "label_curve.json", json.dumps(result, indent=2))
-        cells.write(arms, dict(finished))
+        cells.write(arms, finished)
         log.info("%s, %d labelled studies, seed %d: EF RMSE %.1f", arm, count, seed,
                  agreement(found["predicted"][:, 2], found["truth"][:, 2])["rmse"])
     if not curve:
