@@ -96,7 +96,7 @@ def test_what_each_arm_is_given(whole):
     for count, seed in ((4, 0), (4, 1), (9, 1)):
         labelled = ids(arms.labelled(count, seed))
         name = f"{count}_{seed}"
-        for kind in ("rso", "contours", "gaugan", "rsp_warp", "rsp_gaugan"):
+        for kind in ("rso", "rso_paper", "contours", "gaugan", "rsp_warp", "rsp_gaugan"):
             assert ids(made[f"{kind}_{name}"].training) == labelled
         contours, painted = made[f"contours_{name}"], made[f"gaugan_{name}"]
         assert painted.config.contours == str(contours.run)
@@ -118,9 +118,11 @@ def test_folds_are_compared_as_one_set(whole):
     result, arms, _ = whole
     assert result["tested"] == arms.tested() == 6
     assert {(p["arm"], p["labelled"], p["seed"]) for p in result["points"]} == {
-        (arm, n, seed) for arm in ("RSO", "contours", "RSP-warp", "RSP-gaugan", "hybrid") for n in (4, 9)
+        (arm, n, seed) for arm in ("RSO", "RSO-paper", "contours", "RSP-warp", "RSP-gaugan", "hybrid") for n in (4, 9)
         for seed in range(2)}
     assert result["sees"].keys() == {p["arm"] for p in result["points"]}
+    assert [arm for arm, sees in result["sees"].items() if "volumes and slices' LV areas" in sees] == [
+        "RSO", "RSP-warp", "RSP-gaugan"]
     ratios = {(c["arm"], c["against"], c["labelled"]): c for c in result["comparisons"]}
     assert ratios["RSP-gaugan", "RSO", 4]["esv"]["rmse_ratio"] == pytest.approx(0.5, rel=0.01)
     assert ratios["RSP-gaugan", "RSP-warp", 9]["esv"]["rmse_ratio"] == pytest.approx(1, rel=0.01)
@@ -157,4 +159,4 @@ def test_the_command_line(phantom, tmp_path, capsys):
         assert main([*words, "1"]) == 0
         printed = capsys.readouterr().out
         assert "Primary endpoint: RMSE of EF on 3 test studies of phantom/dsb_like, RSP-gaugan over RSO" in printed
-    assert len(json.loads((tmp_path / "label_curve.json").read_text())["points"]) == 5
+    assert len(json.loads((tmp_path / "label_curve.json").read_text())["points"]) == 6

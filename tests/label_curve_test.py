@@ -10,6 +10,7 @@ import pytest
 
 from cardiojax import data
 from cardiojax.cli.main import main
+from cardiojax.config import SFERA_PRESETS
 from cardiojax.errors import DataError, InputError
 from cardiojax.evaluate.metrics import with_ef
 from cardiojax.experiment import cells, claim, folders, label_arms, label_curve, new_site
@@ -109,10 +110,21 @@ def test_what_each_arm_is_given(two_datasets, whole):
         assert few < all_
     assert {s.study_id for s in made["rso_4_0"].training} != {s.study_id for s in rso.training}
     assert {(p["arm"], p["labelled"], p["seed"]) for p in result["points"]} == {
-        *((arm, n, seed) for arm in ("contours", "contours-fitted", "RSO", "RSP-phantom/ukb_like", "hybrid",
-                                     "contours-taught") for n in (4, 8) for seed in (0, 1)),
+        *((arm, n, seed) for arm in ("contours", "contours-fitted", "RSO", "RSO-paper", "RSP-phantom/ukb_like",
+                                     "hybrid", "contours-taught") for n in (4, 8) for seed in (0, 1)),
         *((arm, 0, seed) for arm in ("contours", "SSO-phantom/ukb_like") for seed in (0, 1))}
     assert result["sees"].keys() == {p["arm"] for p in result["points"]}
+
+
+def test_the_papers_recipe_differs_in_nothing_but_the_recipe(whole):
+    """The same network, studies, batches and steps."""
+    ours, paper = (whole[2][f"{name}_4_1"] for name in ("rso", "rso_paper"))
+    assert paper.training is ours.training
+    sizes = ("net", "batch", "steps", "evaluate_every")
+    assert {field.name for field in dataclasses.fields(paper.config)
+            if getattr(paper.config, field.name) != getattr(SFERA_PRESETS["paper"], field.name)} <= {*sizes}
+    assert all(getattr(paper.config, name) == getattr(ours.config, name) for name in sizes[1:])
+    assert paper.config.net == dataclasses.replace(ours.config.net, readout="final", dropout=0.0)
 
 
 def test_stopped_is_unstopped(two_datasets, tmp_path):
@@ -229,8 +241,8 @@ def test_the_command_line(two_datasets, tmp_path, capsys):
     with standing_in(), pytest.MonkeyPatch.context() as patch:
         stub = label_arms.sfera.train
         patch.setattr(label_arms.sfera, "train", lambda config, *, run, **given: (
-            train if run.name.startswith("rso") else stub)(config, run=run, **given))
-        patch.setattr(folders, "load_measuring", lambda run: (load if run.name.startswith("rso") else oracle)(run))
+            train if run.name.startswith("rso_8") else stub)(config, run=run, **given))
+        patch.setattr(folders, "load_measuring", lambda run: (load if run.name.startswith("rso_8") else oracle)(run))
         assert main([*words, "--report-only"]) == 2                     # nothing is there yet
         assert "no training of the label curve is finished" in capsys.readouterr().err
         assert main(words) == 0
@@ -238,8 +250,8 @@ def test_the_command_line(two_datasets, tmp_path, capsys):
         result = json.loads((tmp_path / "label_curve.json").read_text())
         assert [p["arm"] for p in result["points"]] == [
             "contours", "contours", "contours-fitted", "RSO", "RSP-phantom/ukb_like", "hybrid",
-            "SSO-phantom/ukb_like"]
-        (config,) = tmp_path.glob("stages/rso_*/config.json")
+            "RSO-paper", "SSO-phantom/ukb_like"]
+        (config,) = tmp_path.glob("stages/rso_8_*/config.json")
         assert json.loads(config.read_text())["data"]["training"] == f"{SITE}:train, 8 of 8 by seed 0"
         assert main([*words[:-1], "2"]) == 2
         assert main([*words[:7], *words[8:]]) == 2

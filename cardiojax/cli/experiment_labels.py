@@ -18,8 +18,9 @@ if TYPE_CHECKING:
 class ExperimentLabels:
     """How many labelled studies does a new site need? SITE has studies with volumes from reports, and nobody's masks
     (its own are hidden). Of 10, 25, 50 and 100 % of its training studies, nested subsets by seed, every arm makes what
-    it can: SFERA from random weights (RSO), SFERA pretrained on other datasets and finetuned (RSP), contours from
-    elsewhere as they are, fitted to the labelled volumes, and taught by them. All SFERAs have equally many updates.
+    it can: SFERA from random weights (RSO; RSO-paper: by the paper's recipe), SFERA pretrained on other datasets and
+    finetuned (RSP), contours from elsewhere as they are, fitted to the labelled volumes, and taught by them. All SFERAs
+    have equally many updates.
 
     The primary endpoint is the RMSE of EF with the fewest labelled studies, the first of --pretraining over RSO.
     Stopped at any moment, the same command goes on; several processes share one OUT. OUT/label_curve.json holds what is
@@ -52,10 +53,10 @@ class ExperimentLabels:
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ExperimentAnnotations:
     """What are few annotated studies worth? DATASET has volumes and masks; 10, 25, 50 and 100 % of its training studies
-    are shown, nested subsets by seed: SFERA from random weights (RSO), SFERA pretrained on synthetic studies
-    made of those few alone, painted by a GauGAN or warped, and finetuned on their volumes (RSP), contours of their
-    masks, and the hybrid. All SFERAs have equally many updates. The patients are cut into five folds; seed k tests
-    fold k.
+    are shown, nested subsets by seed: SFERA from random weights (RSO; RSO-paper: by the paper's recipe), SFERA
+    pretrained on synthetic studies made of those few alone, painted by a GauGAN or warped, and finetuned on their
+    volumes and slices' LV areas (RSP), contours of their masks, and the hybrid. All SFERAs have equally many updates.
+    The patients are cut into five folds; seed k tests fold k.
 
     The primary endpoint is the RMSE of EF with the fewest labelled studies, RSP of the GauGAN over RSO. Stopped at any
     moment, the same command goes on; several processes share one OUT. OUT/label_curve.json holds what is known so far;

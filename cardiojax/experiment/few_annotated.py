@@ -18,7 +18,7 @@ from cardiojax.errors import DataError
 from cardiojax.experiment.comparison import Predictions
 from cardiojax.experiment.config import FOLDS, FewAnnotatedConfig
 from cardiojax.experiment.folders import fingerprint
-from cardiojax.experiment.label_arms import HYBRID, RSO, Cell, LabelArms, mean_of
+from cardiojax.experiment.label_arms import HYBRID, RSO, RSO_PAPER, Cell, LabelArms, mean_of
 from cardiojax.models import load
 from cardiojax.models.gaugan import GauganModel
 from cardiojax.synthesis.build import VERSION, CohortSettings, build_cohort
@@ -48,11 +48,14 @@ class FewAnnotated(LabelArms):
                 "it.")
 
     def sees(self) -> dict[str, str]:
-        before, after = self.config.pretraining_steps, self.config.finetuning_steps
+        before, after, both = self.config.pretraining_steps, self.config.finetuning_steps, self.updates(RSO)
+        of_labelled = "the labelled studies' volumes" + (
+            " and slices' LV areas" if self.config.sfera.area_weight else "")
         own = f"SFERA pretrained for {before:,} updates on a cohort of the labelled studies' masks, varied, and"
-        finetuned = f"then finetuned for {after:,} on the labelled studies' volumes"
+        finetuned = f"then finetuned for {after:,} on {of_labelled}"
         return {
-            RSO: f"SFERA from random weights: the labelled studies' volumes, {before + after:,} updates",
+            RSO: f"SFERA from random weights: {of_labelled}, {both:,} updates",
+            RSO_PAPER: f"SFERA by the paper's recipe: the labelled studies' volumes, {both:,} updates",
             WARP: f"{own} their images, warped; {finetuned}",
             GAUGAN: f"{own} images of a GauGAN ({self.config.gaugan.steps:,} updates on the labelled studies, held to "
                     f"its masks by {CONTOURS}); {finetuned}",
@@ -74,6 +77,7 @@ class FewAnnotated(LabelArms):
                                              (GAUGAN, self.painted))}
                 found[HYBRID, count, seed] = functools.partial(
                     self.hybrid, found[CONTOURS, count, seed], found[GAUGAN, count, seed])
+                found[RSO_PAPER, count, seed] = functools.partial(self.of_run, seed, self.rso_paper, count, seed)
         return found
 
     def hybrid(self, by_contours: Callable[[], Predictions], main: Callable[[], Predictions]) -> Predictions:

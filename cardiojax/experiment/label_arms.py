@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float
 
-from cardiojax.config import SferaConfig
+from cardiojax.config import SFERA_PRESETS, SferaConfig
 from cardiojax.data import Split
 from cardiojax.evaluate.metrics import with_ef
 from cardiojax.experiment.comparison import Predictions, predictions
@@ -17,7 +17,7 @@ from cardiojax.experiment.config import LabelCurveConfig
 from cardiojax.experiment.folders import Folders, fingerprint
 from cardiojax.train import sfera
 
-RSO, HYBRID = "RSO", "hybrid"
+RSO, RSO_PAPER, HYBRID = "RSO", "RSO-paper", "hybrid"
 Cell = tuple[str, int, int]            # arm, labelled studies, seed
 
 
@@ -88,8 +88,16 @@ class LabelArms(Folders, abc.ABC):
 
     def rso(self, count: int, seed: int) -> Path:
         """From random weights, with as many updates as pretraining and finetuning take together."""
-        return self.sfera(f"rso_{count}_{seed}", count, seed, dataclasses.replace(
-            self.config.sfera, steps=self.config.pretraining_steps + self.config.finetuning_steps))
+        return self.sfera(f"rso_{count}_{seed}", count, seed, self.alone())
+
+    def rso_paper(self, count: int, seed: int) -> Path:
+        """RSO by the paper's recipe: how much of RSO is ours, at each number of studies."""
+        return self.sfera(f"rso_paper_{count}_{seed}", count, seed, by_the_paper(self.alone()))
+
+    def alone(self) -> SferaConfig:
+        """Without pretraining: as many updates as with it."""
+        return dataclasses.replace(self.config.sfera,
+                                   steps=self.config.pretraining_steps + self.config.finetuning_steps)
 
     def finetuned(self, name: str, count: int, seed: int, pretrained: Path) -> Path:
         finetuning = dataclasses.replace(self.config.sfera, steps=self.config.finetuning_steps,
@@ -111,6 +119,14 @@ class LabelArms(Folders, abc.ABC):
         return self.stage(name, made_from, lambda run: sfera.train(
             settings, preset=self.preset, training=training, validation=validation, data_dir=self.data_dir, run=run,
             seed=seed))
+
+
+def by_the_paper(settings: SferaConfig) -> SferaConfig:
+    """The preset `paper` with the sizes, the batch and the steps of these settings."""
+    paper = SFERA_PRESETS["paper"]
+    net = dataclasses.replace(settings.net, readout=paper.net.readout, dropout=paper.net.dropout)
+    return dataclasses.replace(paper, net=net, batch=settings.batch, steps=settings.steps,
+                               evaluate_every=settings.evaluate_every)
 
 
 def mean_of(one: Predictions, other: Predictions) -> Predictions:

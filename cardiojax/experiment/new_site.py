@@ -20,7 +20,7 @@ from cardiojax.evaluate.metrics import with_ef
 from cardiojax.experiment.comparison import Predictions, folder_name, predictions
 from cardiojax.experiment.config import NewSiteConfig
 from cardiojax.experiment.folders import fingerprint
-from cardiojax.experiment.label_arms import HYBRID, RSO, Cell, LabelArms, affine, mean_of
+from cardiojax.experiment.label_arms import HYBRID, RSO, RSO_PAPER, Cell, LabelArms, affine, mean_of
 from cardiojax.files import cell, digest
 from cardiojax.models.contours import ContoursModel
 from cardiojax.train import contours
@@ -73,6 +73,7 @@ class NewSite(LabelArms):
             ZERO_SHOT: f"{self.reader_name} as it is: the masks of {self.annotated}, nothing of the site",
             FITTED: "the same, its volumes fitted linearly (least squares) to the labelled studies'",
             RSO: f"SFERA from random weights: the labelled studies' volumes, {updates[False]}",
+            RSO_PAPER: f"SFERA by the paper's recipe: the labelled studies' volumes, {updates[False]}",
             **{f"SSO-{short}": f"SFERA trained on {name} (volumes, masks), {self.config.pretraining_steps:,} updates, "
                                "nothing of the site" for short, name in self.pretraining.items()},
             **{f"RSP-{short}": f"SFERA pretrained on {name} (volumes, masks), {updates[True]}"
@@ -101,6 +102,7 @@ class NewSite(LabelArms):
                     found[f"RSP-{short}", count, seed] = run(self.rsp, name, count, seed)
                 found[HYBRID, count, seed] = functools.partial(
                     self.hybrid, count, seed, found[self.main, count, seed])
+                found[RSO_PAPER, count, seed] = run(self.rso_paper, count, seed)
             found[ZERO_SHOT, 0, seed] = self.zero_shot
             for short, name in self.pretraining.items():
                 found[f"SSO-{short}", 0, seed] = run(self.pretrained, name, seed)
