@@ -12,8 +12,9 @@ from jax.extend import core
 def flops(jaxpr: core.Jaxpr | core.ClosedJaxpr, platform: str) -> float:
     """Of one run on a "cpu", "cuda" or "tpu"; two for each multiplication with its addition.
 
-    Of branches the dearest counts, of `platform_dependent` ones the platform's; a scan as often as it is long, a
-    `while` of unknown length once.
+    Of branches the cheapest counts, for the dearer ones are what a table of neighbourhoods falls back to (of
+    `platform_dependent` ones the platform's); a scan as often as it is long, a `while` of unknown length once. So it is
+    a lower bound where the length of a loop depends on the data: of a CPU's table, which is filled in chunks.
     """
     total = 0.0
     for equation in _needed(getattr(jaxpr, "jaxpr", jaxpr)):
@@ -28,7 +29,7 @@ def flops(jaxpr: core.Jaxpr | core.ClosedJaxpr, platform: str) -> float:
             branches, platforms = parameters["branches"], parameters.get("branches_platforms")
             if platforms:
                 branches = [b for b, p in zip(branches, platforms, strict=True) if p is None or platform in p][:1]
-            total += max(flops(b, platform) for b in branches)
+            total += min(flops(b, platform) for b in branches)
         else:
             times = parameters["length"] if name == "scan" else 1
             total += times * sum(flops(inner, platform) for inner in _inner(parameters))
