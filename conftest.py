@@ -87,8 +87,8 @@ def built_phantom(tmp_path_factory, *words: str, train: int, validation: int, te
     from data_builders.phantom import phantom_dataset_builder as module
 
     base = tmp_path_factory.getbasetemp()
-    together = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
-    folder = together / "_".join(["phantom", *words, *map(str, (train, validation, test))])
+    shared_folder = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+    folder = shared_folder / "_".join(["phantom", *words, *map(str, (train, validation, test))])
     with filelock.FileLock(f"{folder}.lock"), pytest.MonkeyPatch.context() as patch:
         patch.setattr(module, "SPLITS", {
             "train": (0, train), "validation": (train, validation), "test": (train + validation, test)})

@@ -1,4 +1,4 @@
-"""How far a split's own masks are from its volumes: what a reader of these frames alone can hardly undercut.
+"""How far a split's own masks are from its volumes. No bound: what is trained on the volumes may be nearer.
 
     python benchmarks/of_masks.py --data kaggle_dsb:test --data-dir data --json FILE
 """

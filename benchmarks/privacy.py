@@ -47,7 +47,7 @@ def nearest(images: Float[np.ndarray, "n p"], among: Float[np.ndarray, "m p"], a
     return np.sqrt(np.maximum(squares[np.arange(len(images)), index], 0) / images.shape[1]), index
 
 
-def spread(distances: Float[np.ndarray, " n"]) -> dict[str, float]:
+def percentiles(distances: Float[np.ndarray, " n"]) -> dict[str, float]:
     return {f"percentile_{q}": round(float(np.percentile(distances, q)), 4) for q in (5, 50, 95)}
 
 
@@ -63,7 +63,7 @@ def main():
     usual, _ = nearest(held_out, training)
     near = np.percentile(usual, 5)
     result = {"commit": commit(), "real": args.real, "training_images": len(training), "held_out": {
-        "images": len(held_out), **spread(usual)}, "cohorts": {}}
+        "images": len(held_out), **percentiles(usual)}, "cohorts": {}}
     for name in args.cohorts:
         split = open_split(f"{name}:train", args.data_dir)
         chosen = np.random.default_rng(0).permutation(len(split))[:STUDIES]
@@ -71,10 +71,10 @@ def main():
         distances, index = nearest(images, training)
         others, _ = nearest(images, training, patients[:, None] == of_training)
         result["cohorts"][name] = {
-            "images": len(images), **spread(distances), "own_patient_is_nearest": float(
+            "images": len(images), **percentiles(distances), "own_patient_is_nearest": float(
                 (of_training[index] == patients).mean()),
             "nearer_than_5_percent_of_held_out": float((distances < near).mean()),
-            "to_other_patients": spread(others)}
+            "to_other_patients": percentiles(others)}
     args.json.write_text(json.dumps(result, indent=1))
     print(f"{'':28} nearest training image: median, 5 %   own patient's   nearer than 5 % of the held-out")
     print(f"{'held-out real':28} {result['held_out']['percentile_50']:.3f}, {result['held_out']['percentile_5']:.3f}")

@@ -31,7 +31,7 @@ from cardiojax.models.sfera import Scaling
 from cardiojax.nets.layers import MOMENTUM
 from cardiojax.nets.lstm import BidirectionalLSTM
 from cardiojax.nets.sfera import TYPICAL_SLICES, ResidualBlock, Sfera
-from cardiojax.ops.packing import on_real_slices
+from cardiojax.ops.packing import encoded_slices
 from cardiojax.preparation.augment import augment, study_keys, view
 from cardiojax.preparation.batch import batch_of, halve, slice_budget, study_arrays
 from cardiojax.provenance import commit
@@ -100,7 +100,7 @@ class SferaWithContours(Sfera):
         """Volumes, features, areas (`nets.sfera.SferaOutput`) and the decoder's logits; share (B, S, 2): what contours
         read, scaled as `areas`."""
         real = jnp.arange(frames.shape[1]) < n_slices[:, None]
-        encoded = on_real_slices(lambda images, weight: self.encode(images, weight, train), frames, real, budget)
+        encoded = encoded_slices(lambda images, weight: self.encode(images, weight, train), frames, real, budget)
         count = self.spatial.out_features
         spatial, logits = encoded[..., :count], encoded[..., count:]
         if dropout_keys is not None:

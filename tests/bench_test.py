@@ -111,8 +111,8 @@ def gaugan_loss():
 
 @pytest.mark.parametrize("network", [sfera_loss, contours_loss, gaugan_loss])
 def test_flops_of_networks_are_what_the_compiler_counts(network):
-    """Forward and back, as written (on CPU some of it is rewritten when it is lowered). Ours alone has the products with
-    the border of zeros, which are done, a tenth of maps that end at 5 pixels; the compiler's alone has sums."""
+    """Forward and back, before it optimises. Ours alone has the products with the border of zeros, which are done, a
+    tenth of maps that end at 5 pixels; the compiler's alone has sums."""
     loss, params = network()
     for f in (loss, jax.grad(loss)):
         traced = jax.jit(f).trace(params)

@@ -13,6 +13,7 @@ import pytest
 from cardiojax import data
 from cardiojax.cli.main import main
 from cardiojax.data import builders, records
+from cardiojax.data.study_builder import StudyBuilder
 from cardiojax.errors import DataError
 from cardiojax.study import Study
 from cardiojax.synthesis import cohort
@@ -23,7 +24,7 @@ TOY = '''
     import numpy as np
 
     from cardiojax.study import Study
-    from data_builders.study_builder import StudyBuilder
+    from cardiojax.data.study_builder import StudyBuilder
 
 
     class Builder(StudyBuilder):
@@ -64,6 +65,18 @@ def installed(tmp_path, monkeypatch):
         monkeypatch.syspath_prepend(site)
         importlib.invalidate_caches()
     return install
+
+
+def test_importing_our_builders_registers_each_of_them_with_tfds():
+    import tensorflow_datasets as tfds
+
+    import data_builders
+
+    pyproject = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text())
+    names = pyproject["project"]["entry-points"][builders.GROUP]
+    assert data_builders.__all__ == sorted(f"{name}_dataset_builder" for name in names)
+    for name in names:
+        assert issubclass(tfds.builder_cls(name), StudyBuilder)
 
 
 def test_a_dataset_of_another_package_is_built_and_opened(installed, tmp_path, capsys):

@@ -35,7 +35,7 @@ from cardiojax.models.looks import (
     with_neighbours,
 )
 from cardiojax.nets.gaugan import padded_px
-from cardiojax.ops.packing import of_real_slices
+from cardiojax.ops.packing import map_real_slices
 from cardiojax.phantom.dicom import write_study
 from cardiojax.preparation import prepare
 from cardiojax.preparation.batch import batch_of
@@ -232,7 +232,7 @@ def test_real_slices_are_seen_in_parts_and_padding_not_at_all(part):
     values = jnp.asarray(np.random.default_rng(0).uniform(1, 2, (18, 2)))
     for n_slices in ([3, 6, 4], [6, 6, 6], [1, 1, 2]):
         real = np.arange(6) < np.array(n_slices)[:, None]
-        own, number = of_real_slices(lambda *slices: slices, (values.reshape(3, 6, 2), jnp.arange(18).reshape(3, 6)),
+        own, number = map_real_slices(lambda *slices: slices, (values.reshape(3, 6, 2), jnp.arange(18).reshape(3, 6)),
                                      jnp.asarray(real), part)
         np.testing.assert_array_equal(own, values.reshape(3, 6, 2) * real[..., None])
         np.testing.assert_array_equal(number, np.arange(18).reshape(3, 6) * real)

@@ -78,7 +78,7 @@ def test_a_generator_of_pairs_paints_studies(split):
     model, study = GauganModel(NET, (0, 1, 2, 3), params, stats), split[0]
     images = model.generate(study.masks)
     assert images.shape == study.masks.shape
-    np.testing.assert_array_equal(synthetic(study, model).frames, to_uint8(images))
+    np.testing.assert_array_equal(synthetic([study], model)[0].frames, to_uint8(images))
     other = study.masks.copy()
     other[..., 1] = 0
     assert not np.array_equal(model.generate(other)[..., 0], images[..., 0])

@@ -127,9 +127,9 @@ def measure(args: Predict, read: Read, model: "MeasuringModel", elsewhere: Colle
     from cardiojax.files import one_writer
 
     args.csv.parent.mkdir(parents=True, exist_ok=True)
-    with contextlib.ExitStack() as held:
+    with contextlib.ExitStack() as stack:
         if args.csv.is_file() or not args.csv.exists():            # no terminal, no pipe
-            held.enter_context(one_writer(args.csv.with_name(f"{args.csv.name}.lock"),
+            stack.enter_context(one_writer(args.csv.with_name(f"{args.csv.name}.lock"),
                                           f"another process is writing {args.csv}"))
         rows, before, failed, complete = written(args, read, model, elsewhere)
         ended(failed)

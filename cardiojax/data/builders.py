@@ -1,10 +1,11 @@
 """The builders of all installed packages, by the name of their dataset.
 
 A package declares each in the entry-point group `cardiojax.builders`: the dataset's name, and the module whose import
-registers its `data_builders.study_builder.StudyBuilder` with TFDS.
+registers its `cardiojax.data.study_builder.StudyBuilder` with TFDS.
 """
 
 import importlib.metadata
+import importlib.util
 import logging
 import pkgutil
 from collections.abc import Iterable
@@ -12,21 +13,21 @@ from importlib.metadata import EntryPoint
 
 import tensorflow_datasets as tfds
 
+from cardiojax.data.study_builder import StudyBuilder
 from cardiojax.errors import one_line
 
 log = logging.getLogger("cardiojax")
 
-GROUP = "cardiojax.builders"
+GROUP, OURS = "cardiojax.builders", "data_builders"
 
 
 def entry_points() -> dict[str, EntryPoint]:
     """By dataset. This project's own come from its package, so that they are found whatever its metadata says."""
-    import data_builders
-
     found = {}
-    for package in pkgutil.iter_modules(data_builders.__path__):
+    ours = importlib.util.find_spec(OURS)
+    for package in pkgutil.iter_modules(ours and ours.submodule_search_locations):
         if package.ispkg:
-            module = f"{data_builders.__name__}.{package.name}.{package.name}_dataset_builder"
+            module = f"{OURS}.{package.name}.{package.name}_dataset_builder"
             found[package.name] = EntryPoint(package.name, module, GROUP)
     for point in importlib.metadata.entry_points(group=GROUP):
         taken = found.setdefault(point.name, point)
@@ -38,8 +39,6 @@ def entry_points() -> dict[str, EntryPoint]:
 
 def load(point: EntryPoint):
     """The builder's class, registered with TFDS; None, with one line in the log, where it cannot be had."""
-    from data_builders.study_builder import StudyBuilder
-
     try:
         point.load()
         cls = tfds.builder_cls(point.name)

@@ -37,20 +37,20 @@ class Frames:
 
     def __init__(self, split: Split, phases: int = 1):
         """phases: 2 for pairs. Raises DataError where no study has masks, naming the split."""
-        self.split, at, held = split, [], collections.defaultdict(lambda: {0})
+        self.split, at, shown = split, [], collections.defaultdict(lambda: {0})
         sources, self.centre_px = [], np.zeros((len(split), 2), np.float32)
         for i in range(len(split)):
             study = split[i]
             sources.append(study.source)
             if study.masks is not None:
                 at += [(i, s, t) for s in range(len(study)) for t in ((0, 1) if phases == 1 else (BOTH,))]
-                held[study.source] |= set(np.unique(study.masks).tolist())
+                shown[study.source] |= set(np.unique(study.masks).tolist())
                 self.centre_px[i] = heart_centre_px(study.masks)
         if not at:
             raise DataError(f"{split.name} has no masks; a network of frames learns from images with masks")
         self.at = np.array(at)
-        self.labels = tuple(sorted(set().union(*held.values())))
-        self.known = np.array([[label in held[source] for label in range(len(LABELS))] for source in sources])
+        self.labels = tuple(sorted(set().union(*shown.values())))
+        self.known = np.array([[label in shown[source] for label in range(len(LABELS))] for source in sources])
 
     def __len__(self) -> int:
         return len(self.at)

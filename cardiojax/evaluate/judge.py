@@ -60,7 +60,7 @@ class Judge:
         and of the real images the Dice of the masks found with the masks painted, and volumes read against the masks'
         own. With VGG16 also frechet_vgg16, kernel_vgg16; lpips is None where its weights are missing.
         """
-        fakes = [synthetic(s, generator) for s in self.studies]
+        fakes = synthetic(self.studies, generator)
         volumes, dice = self._read(fakes)
         real, fake = (np.concatenate([single_frames(s.frames) for s in studies]) / 127.5 - 1
                       for studies in (self.studies, fakes))
@@ -114,9 +114,10 @@ class Judge:
         return np.concatenate(features).astype(np.float64)
 
 
-def synthetic(study: Study, generator: GauganModel) -> Study:
-    """The same study with images made from its masks."""
-    return study.replace(frames=to_uint8(generator.stacks([study.masks])[0]))
+def synthetic(studies: Sequence[Study], generator: GauganModel) -> list[Study]:
+    """The same studies with images made from their masks, all of them together: batches for every device."""
+    return [study.replace(frames=to_uint8(images)) for study, images in zip(
+        studies, generator.stacks([study.masks for study in studies]), strict=True)]
 
 
 def _short_agreement(volumes: np.ndarray, expected: np.ndarray) -> dict[str, dict[str, float]]:

@@ -61,8 +61,8 @@ def agreement(predicted: np.ndarray, truth: np.ndarray) -> dict:
     error = predicted - truth
     several = len(error) > 1
     sd = float(error.std(ddof=1)) if several else float("nan")
-    spread = several and predicted.std() > 0 and truth.std() > 0
-    r, r_p = stats.pearsonr(predicted, truth) if spread else (float("nan"), float("nan"))
+    varied = several and predicted.std() > 0 and truth.std() > 0
+    r, r_p = stats.pearsonr(predicted, truth) if varied else (float("nan"), float("nan"))
     bias = float(error.mean()) if len(error) else float("nan")
     return {
         "rmse": rmse(predicted, truth),
@@ -71,7 +71,7 @@ def agreement(predicted: np.ndarray, truth: np.ndarray) -> dict:
         "mae_ci95": bootstrap_ci95(np.abs(error)),
         "r": float(r),
         "r_p": float(r_p),
-        "icc": icc(predicted, truth) if spread else float("nan"),
+        "icc": icc(predicted, truth) if varied else float("nan"),
         "bias": bias,
         "loa": [bias - 1.96 * sd, bias + 1.96 * sd],
         "undefined": int((~defined).sum()),

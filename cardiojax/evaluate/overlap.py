@@ -73,8 +73,8 @@ def agreement_of_masks(seen: UInt8[np.ndarray, "s h w 2"], truth: UInt8[np.ndarr
             a, b = seen[..., t] == label, truth[..., t] == label
             key = f"{LABELS[label]}_{phase}"
             out[f"dice_{key}"], out[f"hd95_mm_{key}"] = dice(a, b), hausdorff95_mm(a, b, spacing_mm)
-            held = np.flatnonzero((a | b).any(axis=(1, 2)))
-            for level, part in zip(LEVELS, np.array_split(held, 3), strict=True):
+            shown = np.flatnonzero((a | b).any(axis=(1, 2)))
+            for level, part in zip(LEVELS, np.array_split(shown, 3), strict=True):
                 out[f"dice_{key}_{level}"] = dice(a[part], b[part]) if len(part) else float("nan")
     return out
 

@@ -81,13 +81,13 @@ def compared(curve: Curve, control: str | None, pooled: bool) -> list[dict]:
                 other = curve.get(baseline, {}).get(count, {})
                 shared = sorted(seeds.keys() & other.keys())
                 if arm != baseline and shared:
-                    before, after = (together(of, shared) if pooled else of for of in (other, seeds))
+                    before, after = (as_one_set(of, shared) if pooled else of for of in (other, seeds))
                     found.append({"arm": arm, "against": baseline, "labelled": count, **against(before, after),
                                   "seeds": shared})
     return found
 
 
-def together(seeds: BySeed, chosen: Sequence[int]) -> BySeed:
+def as_one_set(seeds: BySeed, chosen: Sequence[int]) -> BySeed:
     """The studies of these seeds as those of one."""
     return {0: {kind: np.concatenate([seeds[seed][kind] for seed in chosen]) for kind in seeds[chosen[0]]}}
 

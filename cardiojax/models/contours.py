@@ -183,8 +183,8 @@ class ContoursModel(MeasuringModel):
         whole = prepare(cine)
         frames, n_slices = _padded(whole.frames), np.array([len(whole.frames)], np.int32)
         phases = frames.shape[-1]
-        spread = np.linspace(0, phases, PHASES, endpoint=False).astype(int)
-        centre_px = _heart(self.config.net, self._weights, frames[..., spread], n_slices)
+        some = np.linspace(0, phases, PHASES, endpoint=False).astype(int)
+        centre_px = _heart(self.config.net, self._weights, frames[..., some], n_slices)
         parts = [jax.device_get(_seen(self.config.net, self._weights,
                                       frames[..., np.minimum(np.arange(at, at + PHASES), phases - 1)], n_slices,
                                       centre_px)) for at in range(0, phases, PHASES)]

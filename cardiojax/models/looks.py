@@ -16,7 +16,7 @@ from jaxtyping import Array, Bool, Float, Int, Shaped, UInt8
 from cardiojax.config import ContoursNetConfig, jax_dtype
 from cardiojax.nets.draws import rngs_of
 from cardiojax.nets.unet import UNet
-from cardiojax.ops.packing import of_real_slices
+from cardiojax.ops.packing import map_real_slices
 from cardiojax.preparation import SIZE_PX
 from cardiojax.units import LABELS
 
@@ -87,7 +87,7 @@ def first_look(networks: nnx.Dict, images: UInt8[Array, "b s t 150 150 c"], n_sl
         small = padded_coarse(images.reshape(n * t, *images.shape[2:]) / 255.0)
         return heart(probabilities(networks["coarse"], small, views).reshape(n, t, COARSE_PX, COARSE_PX, -1))
 
-    return heart_centre(of_real_slices(see, (images,), _real(images, n_slices), CPU_PART).sum(1))
+    return heart_centre(map_real_slices(see, (images,), _real(images, n_slices), CPU_PART).sum(1))
 
 
 def second_look(networks: nnx.Dict, images: UInt8[Array, "b s t 150 150 c"], n_slices: Int[Array, " b"],
@@ -102,7 +102,7 @@ def second_look(networks: nnx.Dict, images: UInt8[Array, "b s t 150 150 c"], n_s
 
     real = _real(images, n_slices)
     centres = jnp.broadcast_to(centre_px[:, None], (*real.shape, 2))
-    return Seen(*of_real_slices(see, (images, centres), real, CPU_PART), centre_px)
+    return Seen(*map_real_slices(see, (images, centres), real, CPU_PART), centre_px)
 
 
 def _real(images: Array, n_slices: Int[Array, " b"]) -> Bool[Array, "b s"]:

@@ -21,14 +21,10 @@ from cardiojax.models.ridge import UNCALIBRATED, Calibration, Ridge
 from cardiojax.models.saved import flatten, into_state, opened
 from cardiojax.nets.draws import rngs_of
 from cardiojax.nets.sfera import Sfera
+from cardiojax.ops.compiler import AS_ONE_GRAPH
 from cardiojax.preparation.augment import view
 from cardiojax.preparation.batch import Batch, batch_of
 from cardiojax.study import Study
-
-# one launch in place of a hundred: a GPU's command buffer of all that a call does, its convolutions too
-# (not for trainings: contours' died of it, cuDNN status 5003, where processes shared an H200; jax 0.11.2)
-AS_ONE_GRAPH = {"xla_gpu_enable_command_buffer": "FUSION,CUBLAS,CUBLASLT,CUSTOM_CALL,CUDNN,CONVOLUTION",
-                "xla_gpu_graph_min_graph_size": 1}
 
 
 class Scaling(NamedTuple):
@@ -127,7 +123,7 @@ def volumes_of(readout: Readout, features: Float[Array, "b f"], spacing_mm: Floa
     return mean, std * calibration.factor[:2], ef, ef_std * calibration.factor[2], distance
 
 
-class Weights(NamedTuple):
+class PackedWeights(NamedTuple):
     """The leaves of parameters and statistics, all vectors as one: a call takes some 4 µs for each array that it is
     given (an H200's host), and flattening nnx states takes longer than a small network's arithmetic."""
 
@@ -135,7 +131,7 @@ class Weights(NamedTuple):
     others: tuple[Array, ...]
 
     @classmethod
-    def of(cls, *states: nnx.State) -> "Weights":
+    def of(cls, *states: nnx.State) -> "PackedWeights":
         """Of states on one device."""
         leaves = jax.tree.leaves(states)
         vectors = np.concatenate([np.asarray(x) for x in leaves if x.ndim == 1])
@@ -153,7 +149,8 @@ class Weights(NamedTuple):
         return jax.tree.unflatten(jax.tree.structure(shapes), leaves)
 
 
-def _apply(net: SferaNetConfig, views: int, weights: Weights, readout: Readout, batch: Batch) -> Float[Array, "b k"]:
+def _apply(net: SferaNetConfig, views: int, weights: PackedWeights, readout: Readout, batch: Batch
+           ) -> Float[Array, "b k"]:
     graph, *shapes = network_shapes(net)
     features, areas = features_of(graph, *weights.into(tuple(shapes)), batch, views)
     fields = (*volumes_of(readout, features, batch.slice_spacing_mm),
@@ -181,7 +178,7 @@ class SferaModel(MeasuringModel):
         self.graph = network_shapes(config.net)[0]
         self.params, self.stats, self.readout = jax.device_put((params, stats, readout))
         self.mean_predictor = np.asarray(mean_predictor)
-        self._weights = Weights.of(self.params, self.stats)
+        self._weights = PackedWeights.of(self.params, self.stats)
         self._applied = _applied(next(iter(self._weights.vectors.devices())).platform)
 
     @classmethod

@@ -12,6 +12,7 @@ from flax import nnx
 from jaxtyping import Array, Float, Int
 
 from cardiojax.nets.draws import drawing, lecun, orthogonal
+from cardiojax.ops.scan import scan
 
 
 class BidirectionalLSTM(nnx.Bidirectional):
@@ -44,8 +45,7 @@ class BidirectionalLSTM(nnx.Bidirectional):
             return state, state[1]
 
         zero = jnp.zeros((2, len(x), w_h.shape[1]), inputs.dtype)
-        unroll = True if jax.default_backend() == "gpu" else 1
-        (_, final), outputs = jax.lax.scan(step, (zero, zero), (inputs, real), unroll=unroll)
+        (_, final), outputs = scan(step, (zero, zero), (inputs, real))
         forward, backward = jnp.moveaxis(outputs, 0, 2)                                      # each b s h
         return (jnp.concatenate([forward, reversed_sequences(backward, lengths)], axis=-1),
                 jnp.concatenate(list(final), axis=-1))

@@ -12,7 +12,7 @@ from jaxtyping import Array, Float, Int
 from cardiojax.nets.draws import drawing, lecun
 from cardiojax.nets.layers import Conv, MaskedBatchNorm
 from cardiojax.nets.lstm import BidirectionalLSTM
-from cardiojax.ops.packing import is_fastest_in_parts, of_real_slices, on_real_slices
+from cardiojax.ops.packing import encoded_slices
 from cardiojax.ops.pooling import max_pool_2x2
 
 CPU_PART = 4               # slices whose activations fit a CPU's cache
@@ -91,12 +91,8 @@ class Sfera(nnx.Module):
         dropout_keys: one a study, while training; None drops nothing.
         """
         real = jnp.arange(frames.shape[1]) < n_slices[:, None]
-        if not train and slice_budget is not None and is_fastest_in_parts():
-            spatial = of_real_slices(lambda images: self.encode(images, jnp.ones(len(images)), False), (frames,), real,
-                                     CPU_PART)
-        else:
-            spatial = on_real_slices(lambda images, weight: self.encode(images, weight, train, axis_name), frames,
-                                     real, slice_budget)
+        spatial = encoded_slices(lambda images, weight: self.encode(images, weight, train, axis_name), frames, real,
+                                 slice_budget, None if train else CPU_PART)
         if dropout_keys is not None and self.dropout > 0:
             keep = jax.vmap(lambda k: jax.random.bernoulli(k, 1 - self.dropout, spatial.shape[-1:]))(dropout_keys)
             spatial = spatial * keep[:, None] / (1 - self.dropout)

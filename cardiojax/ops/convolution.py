@@ -180,10 +180,10 @@ def _in_parts(step: Callable, total, fit: int, *arrays: Float[Array, "n _ _ _"])
 
 
 def _by_winograd(x, kernel, stride: int, pad: tuple[int, int]) -> bool:
-    least, together = WINOGRAD_FROM
+    least, both = WINOGRAD_FROM
     channels = kernel.shape[2:]
     return (kernel.shape[0] == 3 and stride == 1 and pad == (1, 1) and x.dtype == jnp.float32
-            and min(channels) >= least and sum(channels) >= together
+            and min(channels) >= least and sum(channels) >= both
             and 2 * 9 * x.size * channels[1] >= WORTHWHILE)
 
 

@@ -10,13 +10,16 @@ from jaxtyping import Array, Bool, Float
 PART = 64                  # slices that an accelerator looks at together
 
 
-def on_real_slices(encode: Callable[[Array, Array], Array], stacks: Float[Array, "b s *d"], real: Bool[Array, "b s"],
-                   slice_budget: int | None) -> Float[Array, "b s f"]:
+def encoded_slices(encode: Callable[[Array, Array], Array], stacks: Float[Array, "b s *d"], real: Bool[Array, "b s"],
+                   slice_budget: int | None, cpu_part: int | None = None) -> Float[Array, "b s f"]:
     """`encode(slices (n, …), weight (n,)) → (n, f)` of every real slice, 0 for padding; `weight` 0 marks padding.
 
     slice_budget: a static bound on the real slices. So many are packed, encoded and put back; with None, or more
     than there are slices, all are encoded where they lie. A bound that is too small gives NaN, never a slice less.
+    cpu_part: where no gradients are wanted, as in `map_real_slices`, which a CPU then takes.
     """
+    if cpu_part is not None and slice_budget is not None and is_fastest_in_parts():
+        return map_real_slices(lambda some: encode(some, jnp.ones(len(some))), (stacks,), real, cpu_part)
     b, s = real.shape
     flat, real = stacks.reshape(b * s, *stacks.shape[2:]), real.reshape(-1)
     if slice_budget is None or slice_budget >= b * s:
@@ -34,7 +37,7 @@ def is_fastest_in_parts() -> bool:
     return jax.default_backend() == "cpu"
 
 
-def of_real_slices(see: Callable[..., Any], stacks: tuple[Array, ...], real: Bool[Array, "b s"], cpu_part: int) -> Any:
+def map_real_slices(see: Callable[..., Any], stacks: tuple[Array, ...], real: Bool[Array, "b s"], cpu_part: int) -> Any:
     """`see(*slices (n, …)) → arrays (n, …)` of every real slice, as (b, s, …), zeros for padding. No gradients pass.
 
     stacks: arrays (b, s, …) that slices are taken from. They are seen in parts, no more of them than the real ones

@@ -27,7 +27,7 @@ from cardiojax.models.saved import opened
 from cardiojax.ops import lookup
 from cardiojax.preparation.batch import single_frames
 from cardiojax.train import loop, parallel, rates
-from cardiojax.train.gaugan_step import Constants, GauganStep, State
+from cardiojax.train.gaugan_step import Constants, GauganState, GauganStep
 from cardiojax.train.generator_statistics import re_estimated
 from cardiojax.train.table_rows import no_rows, table_rows
 
@@ -72,10 +72,10 @@ class GauganTask:
             return functools.cache(functools.partial(table_rows, self.training, self.config))
         return None
 
-    def init(self, key: Array) -> State:
+    def init(self, key: Array) -> GauganState:
         networks = self.parent or new_networks(self.config.net, key)
         generator, generator_stats, discriminator, discriminator_stats = networks
-        return State(jnp.zeros((), jnp.int32), generator, generator_stats, discriminator, discriminator_stats,
+        return GauganState(jnp.zeros((), jnp.int32), generator, generator_stats, discriminator, discriminator_stats,
                      jax.device_put(generator, may_alias=False), self.step.generator_optimiser.init(generator),
                      self.step.discriminator_optimiser.init(discriminator))
 
@@ -84,7 +84,7 @@ class GauganTask:
                                 process=process, processes=processes,
                                 reading=self.options.reading)
 
-    def evaluate(self, state: State, shard: Callable[[FrameBatch], FrameBatch], everything: bool = True
+    def evaluate(self, state: GauganState, shard: Callable[[FrameBatch], FrameBatch], everything: bool = True
                  ) -> tuple[dict[str, float], dict, dict[str, np.ndarray]]:
         """Figures of the averaged generator on held-out masks, the model, and a grid of mask, fake and real."""
         stats = re_estimated(state.ema, state.generator_stats, self.config, self.training, shard)

@@ -28,7 +28,7 @@ AREA_WEIGHT = 0.2          # of the LV's area in the loss of a mask that must be
 
 
 @struct.dataclass
-class State:
+class GauganState:
     """The state of a training, as checkpoints keep it; `ema` is the average of the generator's parameters, to evaluate.
 
     The statistics are running means and variances, and the u and v of the spectral norms.
@@ -94,8 +94,8 @@ class GauganStep:
     def size_px(self) -> int:
         return padded_px(self.net.size_px, self.net.upsamplings)
 
-    def __call__(self, state: State, batch: FrameBatch, key: Array, constants: Constants,
-                 axis_name: str | None = None) -> tuple[State, dict[str, Array]]:
+    def __call__(self, state: GauganState, batch: FrameBatch, key: Array, constants: Constants,
+                 axis_name: str | None = None) -> tuple[GauganState, dict[str, Array]]:
         """G on the features of D and its hinge; then D on a fresh pass of the updated G (NVlabs `pix2pix_trainer`)."""
         first = 0 if axis_name is None else jax.lax.axis_index(axis_name) * len(batch.images)
         augment_key, style_key = jax.random.split(jax.random.fold_in(key, state.step))
@@ -142,7 +142,7 @@ class GauganStep:
             gradients = jax.lax.pmean(gradients, axis_name)
         return rates.descended(optimiser, gradients, opt, params, rate)
 
-    def _fake(self, params: nnx.State, state: State, images, labels, noise, maps, axis_name):
+    def _fake(self, params: nnx.State, state: GauganState, images, labels, noise, maps, axis_name):
         """A train-mode pass of G: images, its new statistics, and the KL divergence of their styles."""
         net = nnx.merge(self.generator_graph, params, state.generator_stats, copy=True)
         power_iteration(net)
@@ -163,7 +163,7 @@ class GauganStep:
         power_iteration(net)
         return net, nnx.state(net, nnx.BatchStat)
 
-    def _generator_loss(self, params, state: State, images, labels, noise, maps, constants, axis_name):
+    def _generator_loss(self, params, state: GauganState, images, labels, noise, maps, constants, axis_name):
         fake, generator_stats, divergence = self._fake(params, state, images, labels, noise, maps, axis_name)
         discriminator, discriminator_stats = self._after_power_iteration(state.discriminator, state.discriminator_stats)
         on_fake, on_real = discriminator(labels, fake), discriminator(labels, images)   # instance norm: as in one batch
@@ -185,7 +185,7 @@ class GauganStep:
         state = dataclasses.replace(state, generator_stats=generator_stats, discriminator_stats=discriminator_stats)
         return total, (state, {"loss": total, **metrics})
 
-    def _discriminator_loss(self, params, state: State, images, labels, noise, maps, axis_name):
+    def _discriminator_loss(self, params, state: GauganState, images, labels, noise, maps, axis_name):
         maps = maps or self._maps(state.generator, state.generator_stats, labels)
         fake, stats, _ = self._fake(state.generator, state, images, labels, noise, maps, axis_name)
         state = dataclasses.replace(state, generator_stats=stats)

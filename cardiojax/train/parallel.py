@@ -15,12 +15,11 @@ from jaxtyping import Int
 
 from cardiojax.data.batches import Reading
 from cardiojax.errors import InputError
+from cardiojax.ops.compiler import ON_TPU
 from cardiojax.preparation.batch import Batch
 
 Mode = Literal["jit", "pmap"]
 AXIS = "data"
-# with two images a chip this pass, which is for small batches, ends the compiler of libtpu 0.0.42 (a kernel's gradient)
-ON_TPU = {"xla_disable_hlo_passes": "space-to-batch-converter"}
 
 
 @dataclasses.dataclass(frozen=True)

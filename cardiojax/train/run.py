@@ -53,7 +53,7 @@ class Run:
 
     def __init__(self, path: Path, settings: dict[str, Any]):
         """`settings`: task, preset, config, data, seed, parent. A folder that holds a run must hold the same one."""
-        self.path, self.first, self.held = Path(path), jax.process_index() == 0, contextlib.ExitStack()
+        self.path, self.first, self.exit_stack = Path(path), jax.process_index() == 0, contextlib.ExitStack()
         if self.first:
             self._claim(settings)
         barrier("run folder")
@@ -63,29 +63,29 @@ class Run:
                 keep.LatestN(2), keep.BestN(get_metric_fn=lambda m: m["score"], reverse=True, n=1,
                                             keep_checkpoints_without_metrics=False)])))
         if self.first:
-            self.metrics = self.held.enter_context((self.path / "metrics.jsonl").open("a"))
+            self.metrics = self.exit_stack.enter_context((self.path / "metrics.jsonl").open("a"))
             self.tensorboard = _event_writer(self.path / "tensorboard")
-            self.held.callback(self.tensorboard.close)
-        self.held.callback(self._finish_checkpoints)           # first of all when it is left
+            self.exit_stack.callback(self.tensorboard.close)
+        self.exit_stack.callback(self._finish_checkpoints)           # first of all when it is left
 
     def _claim(self, settings: dict[str, Any]):
         self.path.mkdir(parents=True, exist_ok=True)
         config = self.path / "config.json"
         if not config.exists() and any(file.name != LOCK for file in self.path.iterdir()):
             raise RunError(f"{self.path} is neither empty nor a run folder")
-        with contextlib.ExitStack() as held:
-            held.enter_context(one_writer(self.path / LOCK, f"{self.path} is being trained by another process"))
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(one_writer(self.path / LOCK, f"{self.path} is being trained by another process"))
             if config.exists():
                 _check_same(read_config(self.path), settings, self.path)
             else:
                 write_config(self.path, settings)
-            self.held = held.pop_all()             # until the end, unless it was refused
+            self.exit_stack = stack.pop_all()             # until the end, unless it was refused
 
     def __enter__(self) -> "Run":
         return self
 
     def __exit__(self, *_):
-        self.held.close()
+        self.exit_stack.close()
 
     def save(self, step: int, state: Any, data_state: dict, score: float | None = None):
         """Write a checkpoint in the background; the latest two and the one with the lowest `score` are kept."""

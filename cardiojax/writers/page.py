@@ -98,8 +98,8 @@ def number_rows(p: Prediction) -> list[list[str]]:
     for name, value, deviation, index, unit, healthy in NUMBERS:
         digits = 1 if unit in ("%", "l/min") else 0
         if said := text(value, digits):
-            spread = text(deviation, digits)
-            rows.append([name, f"{said}{f' ± {spread}' if spread else ''} {unit}", text(index), healthy])
+            std = text(deviation, digits)
+            rows.append([name, f"{said}{f' ± {std}' if std else ''} {unit}", text(index), healthy])
     empty = {k for k in range(len(rows[0])) if not any(row[k] for row in rows[1:])}
     return [[cell for k, cell in enumerate(row) if k not in empty] for row in rows]
 

@@ -5,10 +5,10 @@ import functools
 import logging
 from pathlib import Path
 
+from cardiojax.data.study_builder import Source, StudyBuilder, fixed_fraction
 from cardiojax.errors import StudyError
 from cardiojax.readers.nifti import acdc_info, read_acdc
 from cardiojax.study import Study
-from data_builders.study_builder import Source, StudyBuilder, fixed_fraction
 
 log = logging.getLogger("cardiojax")
 

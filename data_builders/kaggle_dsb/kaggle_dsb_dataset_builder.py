@@ -8,10 +8,10 @@ from pathlib import Path
 
 import numpy as np
 
+from cardiojax.data.study_builder import Source, StudyBuilder, fixed_fraction
 from cardiojax.errors import StudyError, one_line
 from cardiojax.readers.dicom import read_dicom_study
 from cardiojax.study import Study
-from data_builders.study_builder import Source, StudyBuilder, fixed_fraction
 
 log = logging.getLogger("cardiojax")
 

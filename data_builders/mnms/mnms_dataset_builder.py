@@ -3,11 +3,11 @@
 import functools
 from pathlib import Path
 
+from cardiojax.data.study_builder import StudyBuilder, fixed_fraction
 from cardiojax.errors import StudyError
 from cardiojax.readers import read_nifti_cine
 from cardiojax.readers.nifti import existing
 from cardiojax.study import Study
-from data_builders.study_builder import StudyBuilder, fixed_fraction
 
 FOLDERS = {"train": "Training/Labeled", "validation": "Validation", "test": "Testing"}
 VALIDATION_SHARE = 0.1       # of the training patients, where the challenge's validation set is not there

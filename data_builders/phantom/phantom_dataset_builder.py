@@ -8,8 +8,8 @@ from collections.abc import Iterator
 
 from cardiojax import phantom
 from cardiojax.data import records
+from cardiojax.data.study_builder import StudyBuilder, StudyConfig
 from cardiojax.study import Study
-from data_builders.study_builder import StudyBuilder, StudyConfig
 
 SPLITS = {"train": (0, 120), "validation": (120, 12), "test": (132, 30)}      # first index, studies
 

@@ -11,10 +11,10 @@ from pathlib import Path
 
 import numpy as np
 
+from cardiojax.data.study_builder import StudyBuilder, fixed_fraction
 from cardiojax.errors import StudyError
 from cardiojax.readers import find_studies, read_study, study_id_of
 from cardiojax.study import Study
-from data_builders.study_builder import StudyBuilder, fixed_fraction
 
 log = logging.getLogger("cardiojax")
 

@@ -4,8 +4,8 @@ Its shards are written by `cardiojax.synthesis.build`, this only opens them: man
 one goes on where it was, neither of which TFDS's own `download_and_prepare` can do.
 """
 
+from cardiojax.data.study_builder import StudyBuilder, StudyConfig
 from cardiojax.errors import InputError
-from data_builders.study_builder import StudyBuilder, StudyConfig
 
 
 class Builder(StudyBuilder):

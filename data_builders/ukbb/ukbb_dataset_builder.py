@@ -7,11 +7,11 @@ from pathlib import Path
 
 import numpy as np
 
+from cardiojax.data.study_builder import Source, StudyBuilder, fixed_fraction
 from cardiojax.errors import StudyError
 from cardiojax.readers.nifti import existing, read_nifti_study
 from cardiojax.readers.ukbb import NAME, participant_of, read_ukbb_zip, study_id_of
 from cardiojax.study import Study
-from data_builders.study_builder import Source, StudyBuilder, fixed_fraction
 
 log = logging.getLogger("cardiojax")
 

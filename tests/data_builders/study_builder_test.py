@@ -10,11 +10,11 @@ import data_builders  # noqa: F401
 from cardiojax import preparation
 from cardiojax.cli.main import main
 from cardiojax.data import records
+from cardiojax.data.study_builder import PAPER, record
 from cardiojax.errors import DataError
 from cardiojax.readers.nifti import read_acdc
 from cardiojax.study import Study
 from data_builders.acdc import acdc_dataset_builder
-from data_builders.study_builder import PAPER, record
 
 
 def stack(gaps=(), lv=slice(None), slices=8) -> Study:
@@ -116,7 +116,7 @@ def test_a_killed_build_leaves_neither_records_nor_exclusions(tmp_path, acdc_pat
     """Both appear with the folder, by one rename."""
     for i in range(1, 11):
         acdc_patient(tmp_path / "in" / "training" / f"patient{i:03d}")
-    monkeypatch.setattr("data_builders.study_builder.write_rows", lambda *_: 1 / 0)
+    monkeypatch.setattr("cardiojax.data.study_builder.write_rows", lambda *_: 1 / 0)
     builder = acdc_dataset_builder.Builder(data_dir=tmp_path / "out")
     with pytest.raises(ZeroDivisionError):
         builder.download_and_prepare(download_config=tfds.download.DownloadConfig(manual_dir=tmp_path / "in"))
