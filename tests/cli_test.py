@@ -274,6 +274,7 @@ def test_a_gaugan_is_trained_and_judged(run, contours, phantom_data, tmp_path, c
     code, _, err = cardiojax(capsys, *words)
     assert code == 0
     assert "frechet" in err
+    assert f"{run} teaches this generator" in err
     assert "g_mask" in (path / "metrics.jsonl").read_text()
     assert (path / "samples" / "000002.png").exists()
     code, _, err = cardiojax(capsys, "evaluate", "--run", path, "--data", "phantom/dsb_like:test",

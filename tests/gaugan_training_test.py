@@ -4,6 +4,7 @@ import copy
 import dataclasses
 import json
 import logging
+import shutil
 
 import jax
 import jax.numpy as jnp
@@ -21,6 +22,7 @@ from cardiojax.models import mask_reader
 from cardiojax.models.gaugan import BATCH, padded
 from cardiojax.nets import gaugan as nets
 from cardiojax.ops import devices
+from cardiojax.ops.neighbourhoods import neighbourhoods
 from cardiojax.preparation.batch import double, halve_mask
 from cardiojax.train import gaugan, loop, losses, rates
 from cardiojax.train.parallel import Parallel, StepOptions
@@ -90,8 +92,12 @@ def test_generators_held_to_their_masks_by_different_contours_share_their_progra
 @pytest.mark.gpu
 @pytest.mark.slow
 def test_interrupted_is_uninterrupted(task, one_device, finished, tmp_path):
-    """Both networks, both optimisers, the statistics and the data's place: the same model to the bit."""
+    """Both networks, both optimisers, the statistics and the data's place: the same model to the bit. γ and β come from
+    the table, as a user's do."""
     whole, metrics = finished
+    labels = padded(next(task.batches(0)).masks.astype(np.int32), 80, "constant")
+    table = jax.jit(neighbourhoods, static_argnums=1)(labels, 4)
+    assert int(table.count) <= len(table.patches)
     with pytest.raises(Preempted, match="step 3 of 4"):
         fit(task, one_device, tmp_path / "run", stop_at=3)
     assert fit(task, one_device, tmp_path / "run") == metrics
@@ -244,6 +250,23 @@ def test_a_run_shows_held_out_masks_and_generates(finished, frames, monkeypatch)
         model.generate(np.full((1, 80, 80), 7))
     with pytest.raises(InputError, match="whole numbers"):
         model.generate(np.zeros((1, 80, 80)))
+
+
+@pytest.mark.slow
+def test_a_run_of_before_paints_the_same_and_goes_on(task, one_device, finished, frames, tmp_path):
+    """Whose config.json lacks what came later, and has what went."""
+    whole, _ = finished
+    old = tmp_path / "run"
+    shutil.copytree(whole, old)
+    settings = json.loads((old / "config.json").read_text())
+    settings.pop("accumulate", None)
+    del settings["config"]["contours"], settings["config"]["contours_weight"], settings["config"]["net"]["phases"]
+    (old / "config.json").write_text(json.dumps(settings))
+    assert not fit(task, one_device, old)                # all its steps are done
+    settings["config"]["net"]["sparse"] = True
+    (old / "config.json").write_text(json.dumps(settings))
+    masks = halve_mask(frames[1].split[0].masks[..., 0])
+    np.testing.assert_array_equal(*(cardiojax.load(run).generate(masks) for run in (old, whole)))
 
 
 @pytest.mark.slow

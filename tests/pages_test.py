@@ -69,6 +69,19 @@ def test_commands_are_taken_by_their_parsers(page, monkeypatch, capsys):
             pytest.fail(f"{line}: {capsys.readouterr().err}")
 
 
+def test_benchmarks_know_the_flags_that_pages_give_them():
+    found = 0
+    for page in [*PAGES, *(ROOT / "benchmarks").glob("*.py")]:
+        text = page.read_text().replace("\\\n", " ")
+        for name, words in re.findall(r"python (benchmarks/\w+\.py)((?:[ \n]+(?!python )[^`\s]+)*)", text):
+            known = (ROOT / name).read_text()
+            for flag in re.findall(r"(?<=\s)--[\w-]+", words):
+                found += 1
+                of_tyro = re.search(rf"^    {flag[2:].replace('-', '_')}: ", known, re.MULTILINE)
+                assert f'"{flag}"' in known or of_tyro, (page.name, name, flag)
+    assert found > 20
+
+
 def test_the_readme_is_short():
     assert len((ROOT / "README.md").read_text().splitlines()) < 200
 

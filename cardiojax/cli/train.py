@@ -83,7 +83,7 @@ class TrainGaugan(Train):
 
     judge: Path | None = None
     """A run trained on real images (SFERA, contours or a hybrid): every evaluation then measures the held-out studies
-    through it. Not the contours run that teaches (--contours), which would judge itself."""
+    through it. Not by one that teaches (--contours, --perceptual), which would judge itself: a warning says so."""
     settings: Annotated[GauganConfig, tyro.conf.arg(name="")] = dataclasses.field(default_factory=GauganConfig)
 
 

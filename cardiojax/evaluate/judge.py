@@ -2,8 +2,9 @@
 
 import functools
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -26,6 +27,13 @@ from cardiojax.synthesis.consistency import background_difference
 log = logging.getLogger("cardiojax")
 
 BATCH = 8
+
+
+def warn_of_a_teacher(config: Mapping[str, Any], judge: str | Path):
+    """One line where a generator of these settings was trained to please its judge. judge: a run, or a model's name."""
+    teachers = (config.get(name, "none").removeprefix("sfera:") for name in ("contours", "perceptual"))
+    if any(Path(teacher).resolve() == Path(judge).resolve() for teacher in teachers):
+        log.warning("%s teaches this generator, and will think well of it: judge by a network of another seed", judge)
 
 
 class Judge:

@@ -9,7 +9,7 @@ from PIL import Image
 from cardiojax.data import Split, max_slices
 from cardiojax.data.frames import PREVIEWS, Frames
 from cardiojax.evaluate import figures, statistics
-from cardiojax.evaluate.judge import Judge
+from cardiojax.evaluate.judge import Judge, warn_of_a_teacher
 from cardiojax.evaluate.metrics import MEASURES, Accumulator, agreement, with_ef
 from cardiojax.evaluate.overlap import MaskAgreement, rows_of_amounts, rows_of_masks
 from cardiojax.evaluate.samples import generated, sample_grid
@@ -62,6 +62,7 @@ def evaluate(model: MeasuringModel, split: Split, out: Path) -> dict:
 def judge(generator: GauganModel, judge_run: Path, split: Split, out: Path) -> dict:
     """Measure a GauGAN on the held-out masks of a split: metrics.json, samples.png, report.html in `out`."""
     out.mkdir(parents=True, exist_ok=True)
+    warn_of_a_teacher(generator.settings["config"], judge_run)
     by = Judge(judge_run, split)
     result = {**by.judge(generator), "n": len(by.studies), "run": str(generator.path), "judge": str(judge_run),
               "data": split.name, "seed": generator.settings["seed"], "commit": commit()}

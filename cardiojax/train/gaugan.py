@@ -18,7 +18,7 @@ from cardiojax.config import GauganConfig
 from cardiojax.data import Split
 from cardiojax.data.frames import PREVIEWS, FrameBatch, Frames, training_batches
 from cardiojax.errors import DataError, RunError, TrainingDiverged
-from cardiojax.evaluate.judge import Judge
+from cardiojax.evaluate.judge import Judge, warn_of_a_teacher
 from cardiojax.evaluate.metrics import ssim
 from cardiojax.evaluate.samples import generated, sample_grid
 from cardiojax.models import mask_reader, perceptual
@@ -115,6 +115,8 @@ def train(config: GauganConfig, *, preset: str, training: str | Split, validatio
     training_split, validation_split = data.open_pair(training, validation, data_dir, need_volumes=False)
     parallel.check_batch(config.batch, len(jax.devices()), "images", options.accumulate)
     training_frames, validation_frames = (Frames(s, config.net.phases) for s in (training_split, validation_split))
+    if judge is not None:
+        warn_of_a_teacher(dataclasses.asdict(config), judge)
     task = GauganTask(config, training_frames, validation_frames, perceptual.load(config), parent(init, config),
                       None if judge is None else Judge(judge, validation_split), options,
                       mask_reader.load(config.contours, config.net))
