@@ -41,7 +41,7 @@ from cardiojax.preparation import prepare
 from cardiojax.preparation.batch import batch_of
 from cardiojax.readers import read_cine, read_study
 from cardiojax.study import Cine, Study
-from cardiojax.train import contours, loop
+from cardiojax.train import contours, loop, parallel
 from cardiojax.train.contours import ContoursTask, calibrated
 from cardiojax.train.losses import relative_error, segmentation
 from cardiojax.train.parallel import Parallel
@@ -90,12 +90,12 @@ def mixed(splits):
 def fit(task, path, stop_at=None):
     settings = {"task": "contours", "preset": "tiny", "config": dataclasses.asdict(task.config), "seed": 1,
                 "data": {}, "labels": task.training.labels, "parent": None}
-    parallel = Parallel(task, devices=jax.devices()[:1])
+    on_one = Parallel(task, devices=jax.devices()[:1])
     if stop_at:
-        terminate_at(parallel, stop_at)
+        terminate_at(on_one, stop_at)
     with Run(path, settings) as run:
         return loop.fit(task, run, steps=task.config.steps, batch=task.config.batch, evaluate_every=2, seed=1,
-                        parallel=parallel)
+                        parallel=on_one)
 
 
 @pytest.fixture(scope="module")
@@ -126,6 +126,26 @@ def test_a_saved_model_is_the_model(model, splits, tmp_path):
 
 
 @pytest.mark.slow
+def test_processes_share_an_evaluation(mixed, splits, finished, model, monkeypatch):
+    """Two of them, each with its part of the studies, find what one finds."""
+    task, parts = ContoursTask(CONFIG, mixed, splits[1]), []
+
+    def seen():
+        return task._measured(model.params, model.stats, np.arange(len(splits[1])), 1, lambda batch: batch)
+
+    alone = seen()
+    assert (len(alone), alone.shape[1]) == (len(splits[1]), 2 + 2 + 2 + 4 + 4)
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    monkeypatch.setattr(parallel.multihost_utils, "process_allgather", lambda part: parts.append(part) or np.stack(
+        [parts[0], parts[-1]]))
+    for process in range(2):
+        monkeypatch.setattr(jax, "process_index", lambda process=process: process)
+        both = seen()
+    assert [len(part) for part in parts] == [len(alone) // 2] * 2
+    np.testing.assert_allclose(both, alone, rtol=1e-5, atol=1e-4)
+
+
+@pytest.mark.slow
 def test_interrupted_is_uninterrupted(mixed, splits, finished, tmp_path):
     with pytest.raises(Preempted, match="step 3 of 4"):
         fit(ContoursTask(CONFIG, mixed, splits[1]), tmp_path / "run", stop_at=3)
@@ -137,10 +157,10 @@ def test_interrupted_is_uninterrupted(mixed, splits, finished, tmp_path):
 
 def one_step(task, batch, mode, devices):
     task.step = dataclasses.replace(task.step, optimiser=optax.sgd(1.0))
-    parallel = Parallel(task, mode, jax.devices()[:devices])
-    state = parallel.place(task.init(jax.random.key(0)))
-    state, metrics = parallel.step(state, parallel.place_batch(batch), jax.random.key(3))
-    state = parallel.gathered(state)
+    where = Parallel(task, mode, jax.devices()[:devices])
+    state = where.place(task.init(jax.random.key(0)))
+    state, metrics = where.step(state, where.place_batch(batch), jax.random.key(3))
+    state = where.gathered(state)
     return jax.device_get((state.params, state.stats, metrics))
 
 

@@ -2,8 +2,8 @@
 
 import concurrent.futures
 import os
-from collections.abc import Callable, Iterator
-from typing import NamedTuple
+from collections.abc import Callable, Iterable, Iterator
+from typing import NamedTuple, TypeVar
 
 import grain.python as grain
 import numpy as np
@@ -14,6 +14,9 @@ from cardiojax.data.kept import Kept, default_limit_gib
 from cardiojax.data.split import Source, Split
 from cardiojax.errors import DataError
 from cardiojax.preparation.batch import Batch, batch_of, collate, padded_slices, study_arrays
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 
 WORKERS = 16                   # more threads than that wait for each other more than they read
 
@@ -90,18 +93,23 @@ def prefetched(batches: grain.MapDataset, reading: Reading) -> grain.DatasetIter
 
 def evaluation_batches(split: Split, *, size_px: int, batch: int, slices: int,
                        indices: Int[np.ndarray, " n"] | None = None) -> Iterator[Batch]:
-    """Every study (or those of `indices`) once, in order, read one batch ahead; the last batch is filled up with copies
-    whose `real` is False."""
+    """Every study (or those of `indices`) once, in order; the last batch is filled up with copies whose `real` is
+    False."""
     indices = np.arange(len(split)) if indices is None else indices
 
     def read(start: int) -> Batch:
         studies = [split[int(i)] for i in indices[start:start + batch]]
         return batch_of(studies, size_px, fill_to=batch, slices=slices)
 
+    yield from one_ahead(read, range(0, len(indices), batch))
+
+
+def one_ahead(read: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
+    """`read(item)` of each, in order, in a thread that is one item ahead."""
     with concurrent.futures.ThreadPoolExecutor(1) as reader:
         ready = None
-        for start in range(0, len(indices), batch):
-            following = reader.submit(read, start)
+        for item in items:
+            following = reader.submit(read, item)
             if ready is not None:
                 yield ready.result()
             ready = following

@@ -7,7 +7,7 @@ from pathlib import Path
 import jax
 import numpy as np
 from flax import nnx
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 from cardiojax import data
 from cardiojax.config import ContoursConfig
@@ -20,12 +20,14 @@ from cardiojax.evaluate.overlap import DiceSum
 from cardiojax.models.contours import UNCALIBRATED, ContoursModel, SoftCalibration, measured
 from cardiojax.models.looks import limited_to, new_networks
 from cardiojax.preparation import SIZE_PX
-from cardiojax.preparation.batch import batch_of
+from cardiojax.preparation.batch import Batch, batch_of
+from cardiojax.study import Study
 from cardiojax.train import loop, parallel, rates
 from cardiojax.train.average import mean_of
 from cardiojax.train.calibration import MIN_STUDIES, fit_deviations
 from cardiojax.train.contours_step import ContoursStep, moments_of, optimiser
 from cardiojax.train.state import State, first_state, volume_score
+from cardiojax.units import LABELS
 
 STATISTICS_BATCHES = 20        # of training frames, that the batch statistics are re-estimated from
 STUDIES = 2                    # that a device measures at a time
@@ -63,25 +65,36 @@ class ContoursTask:
         frames), and the model that gave them: the arrays of a `ContoursModel`. Without `everything` of a sample of the
         studies, in one view."""
         params, stats = state.ema, self.re_estimated(state.ema, shard)
-        weights = tuple(jax.tree.leaves((params, stats)))
-        rows, truths, dice, size = [], [], DiceSum(), STUDIES * jax.local_device_count()
         indices = data.sample_of(self.validation, len(self.validation) if everything else SAMPLED_STUDIES)
-        for start in range(0, len(indices), size):
-            studies = [self.validation[int(i)] for i in indices[start:start + size]]
-            batch = batch_of(studies, SIZE_PX, fill_to=size, slices=data.max_slices(self.validation))
-            out = measured(self.config.net, self.config.views if everything else 1, weights, UNCALIBRATED, shard(batch))
-            rows.append([np.asarray(a)[batch.real] for a in out[:2]])
-            truths.append(batch.volumes_ml[batch.real])
-            for study, labels in zip(studies, np.asarray(out.seen.labels), strict=False):
-                if study.masks is not None:
-                    dice.add(np.moveaxis(labels[:len(study)], 1, -1), study.masks)
-        (mean_ml, std_ml), truth_ml = (np.concatenate(c) for c in zip(*rows, strict=True)), np.concatenate(truths)
+        seen = self._measured(params, stats, indices, self.config.views if everything else 1, shard)
+        mean_ml, std_ml, truth_ml, both, sizes = np.split(seen, np.cumsum([2, 2, 2, len(LABELS)]), axis=1)
         known = np.isfinite(truth_ml).all(1)
         result = Accumulator(self.mean_predictor)
         result.add(mean_ml[known], truth_ml[known])
-        return result.flat() | dice.means(), {
+        return result.flat() | DiceSum(both.sum(0), sizes.sum(0)).means(), {
             "params": params, "stats": stats, "calibration": calibrated(mean_ml, std_ml, truth_ml),
             "mean_predictor": self.mean_predictor}, {}
+
+    def _measured(self, params, stats, indices: Int[np.ndarray, " n"], views: int, shard) -> Float[np.ndarray, "n k"]:
+        """Of validation studies volumes, their deviations and what they should be (ml, EDV and ESV each), and the pixels
+        of `DiceSum`; every process measures its share."""
+        weights, mine = tuple(jax.tree.leaves((params, stats))), parallel.share_of(indices)
+        size = STUDIES * jax.local_device_count()
+
+        def read(start: int) -> tuple[list[Study], Batch]:
+            studies = [self.validation[int(i)] for i in mine[start:start + size]]
+            return studies, batch_of(studies, SIZE_PX, fill_to=size, slices=data.max_slices(self.validation))
+
+        rows = []
+        for studies, batch in data.one_ahead(read, range(0, len(mine), size)):
+            found = measured(self.config.net, views, weights, UNCALIBRATED, shard(batch))
+            for study, mean_ml, std_ml, truth_ml, labels in zip(studies, *map(np.asarray, (
+                    found.mean_ml, found.std_ml, batch.volumes_ml, found.seen.labels)), strict=False):
+                dice = DiceSum()
+                if study.masks is not None:
+                    dice.add(np.moveaxis(labels[:len(study)], 1, -1), study.masks)
+                rows.append(np.concatenate([mean_ml, std_ml, truth_ml, dice.both, dice.sizes]))
+        return parallel.of_all(np.array(rows), len(indices))
 
     def score(self, metrics: dict[str, float]) -> float:
         return volume_score(metrics)
