@@ -3,9 +3,9 @@
     python benchmarks/machine.py --preset paper --peer --out benchmarks/results/gpu_h200
 
 Each side is a process of its own, and both build their programs at once (compiling is most of the time, and the
-host's), most important first. While one measures, the other is stopped: medians of calls that wait. What is there
-already stays, so that a run that was cut off goes on; each figure is written when it is there. `--profile` lists each
-program's kernels beside.
+host's), the most important first and alone, then three at a time. While one side measures, the other is stopped:
+medians of calls that wait. A figure is written when it is there, and what is there stays: a run that was cut off
+goes on, with the programs that it had compiled. `--profile` lists each program's kernels in OUT/kernels.txt.
 `--preset tiny --seconds 60` tries all of it on any machine.
 """
 
@@ -14,6 +14,7 @@ import collections
 import concurrent.futures
 import contextlib
 import fcntl
+import hashlib
 import importlib.metadata
 import json
 import logging
@@ -59,7 +60,7 @@ def specs(preset: str, side: str):
                        preset="large" if preset == "paper" and "contours" in name else preset) for name in names}
 
 
-def build(name: str, spec, file: Path, lock: threading.Lock):
+def build(name: str, spec, file: Path, lock: threading.Lock, cold: bool):
     """The workload after two calls, or None where it fails; programs of one process must not run at the same time."""
     from cardiojax.bench.ours import ours
     from cardiojax.bench.theirs import theirs
@@ -74,7 +75,7 @@ def build(name: str, spec, file: Path, lock: threading.Lock):
         say(f"{name} failed: {type(error).__name__}: {' '.join(str(error).split())[:300]}")
         return None
     say(f"{name}: built")
-    if name == "gaugan step" and spec.impl == "cardiojax":
+    if name == "gaugan step" and spec.impl == "cardiojax" and (file.stem == "warm" or cold):
         file.with_name(f"start_{file.stem}.json").write_text(json.dumps(time.time() - BEGAN))
     return workload
 
@@ -97,24 +98,24 @@ def measured(spec, workload) -> dict:
             "share_of_peak": share_of_peak(workload.flops, median, spec, jax.devices()[0].device_kind)}
 
 
-def profiled(file: Path, workload):
+def profiled(name: str, workload) -> str:
     """Kernels of a call, the longest first."""
     import jax
-    folder = file.with_suffix("")
-    with jax.profiler.trace(str(folder)):
-        workload.call()
-        workload.call()
-    data = jax.profiler.ProfileData.from_file(str(max(folder.rglob("*.xplane.pb"))))
+    with tempfile.TemporaryDirectory() as folder:
+        with jax.profiler.trace(folder):
+            workload.call()
+            workload.call()
+        data = jax.profiler.ProfileData.from_file(str(max(Path(folder).rglob("*.xplane.pb"))))
     total, count = collections.Counter(), collections.Counter()
     for plane in data.planes:
         for line in plane.lines if "GPU" in plane.name else ():
             for event in line.events if "Stream" in line.name else ():
                 facts = dict(event.stats)
-                name = f"{event.name[:90]} | {facts.get('hlo_op', '')} | {facts.get('name', facts.get('tf_op', ''))}"
-                total[name] += event.duration_ns / 2e6
-                count[name] += 1
-    lines = [f"{ms:9.3f} ms {count[name] / 2:7.1f} × {name[:300]}" for name, ms in total.most_common()]
-    file.write_text("\n".join([f"{sum(total.values()):.2f} ms, {sum(count.values()) / 2:.0f} kernels", *lines]))
+                op = f"{event.name[:90]} | {facts.get('hlo_op', '')} | {facts.get('name', facts.get('tf_op', ''))}"
+                total[op] += event.duration_ns / 2e6
+                count[op] += 1
+    lines = [f"{ms:9.3f} ms {count[op] / 2:7.1f} × {op[:300]}" for op, ms in total.most_common()]
+    return "\n".join([f"{name}: {sum(total.values()):.2f} ms, {sum(count.values()) / 2:.0f} kernels", *lines, "", ""])
 
 
 def side_of(args: argparse.Namespace):
@@ -129,10 +130,10 @@ def side_of(args: argparse.Namespace):
               if name not in rows and (not args.only or name in args.only)}
     names, lock = list(wanted), threading.Lock()
     # the first alone, for the start that a user waits for; a peer's each alone, for it tries kernels as it compiles
-    groups = [names[:1], names[1:]] if args.side == "ours" else [[name] for name in names]
-    for group in filter(None, groups):
+    at_a_time = BUILDERS if args.side == "ours" else 1
+    for group in [names[:1], *(names[i:i + at_a_time] for i in range(1, len(names), at_a_time))]:
         pool = concurrent.futures.ThreadPoolExecutor(BUILDERS)
-        workers = {name: pool.submit(build, name, wanted[name], file, lock) for name in group}
+        workers = {name: pool.submit(build, name, wanted[name], file, lock, args.cold) for name in group}
         concurrent.futures.wait(workers.values(), timeout=max(1.0, args.until - time.time()))
         for name, worker in workers.items():
             worker.cancel()
@@ -142,7 +143,8 @@ def side_of(args: argparse.Namespace):
                     file.write_text(json.dumps(rows, indent=1))
                     say(f"{name}: {rows[name]['ms']:.2f} ms, {rows[name]['per_s']:.0f} {rows[name]['unit']}/s")
                     if args.profile and args.side == "ours":
-                        profiled(args.out / f"kernels_{name.replace(' ', '_').replace(',', '')}.txt", workload)
+                        with (args.out / "kernels.txt").open("a") as kernels:
+                            kernels.write(profiled(name, workload))
     os._exit(0)                   # what is still compiling is of no use any more
 
 
@@ -189,7 +191,8 @@ def summary(folder: Path, preset: str) -> dict:
     starts = {when: json.loads(file.read_text()) for when, side in (("cold", "ours"), ("warm", "warm"))
               if (file := folder / f"start_{side}.json").exists()}
     return {"device": sorted({row["device"] for side in sides.values() for row in side.values()}), "preset": preset,
-            "jax": importlib.metadata.version("jax"), "commit": commit(), "ratio_to_peer": ratios,
+            "jax": importlib.metadata.version("jax"), "commit": commit(), "seconds": round(time.time() - BEGAN),
+            "ratio_to_peer": ratios,
             "start_to_first_steps_s": starts, **sides}
 
 
@@ -200,9 +203,10 @@ def main():
     parser.add_argument("--only", nargs="*", default=[], help="programs by name")
     parser.add_argument("--seconds", default=480.0, type=float, help="of the device, in all")
     parser.add_argument("--profile", action="store_true")
-    parser.add_argument("--cache", default=f"{tempfile.gettempdir()}/cardiojax-machine-{os.getpid()}",
-                        help="folder of compiled programs, empty for a cold start")
+    parser.add_argument("--cache", help="folder of compiled programs, by default one for this --out; where it is empty "
+                                        "the start is a cold one")
     parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--cold", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("--side", help=argparse.SUPPRESS)
     parser.add_argument("--until", type=float, help=argparse.SUPPRESS)
     args = parser.parse_args()
@@ -211,13 +215,17 @@ def main():
         side_of(args)
     from cardiojax.cli.main import with_our_flags
     from cardiojax.files import write_text
-    settings = {"JAX_COMPILATION_CACHE_DIR": args.cache, "XLA_FLAGS": with_our_flags(),
+    of_out = hashlib.sha256(str(args.out.resolve()).encode()).hexdigest()[:8]
+    cache = args.cache or f"{tempfile.gettempdir()}/cardiojax-machine-{of_out}"
+    cold = [] if Path(cache).is_dir() and any(Path(cache).iterdir()) else ["--cold"]
+    settings = {"JAX_COMPILATION_CACHE_DIR": cache, "XLA_FLAGS": with_our_flags(),
                 "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.2", "XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
 
     def started(side: str, share: float) -> tuple[str, subprocess.Popen, float]:
         until = BEGAN + share * args.seconds
-        child = subprocess.Popen([sys.executable, __file__, *sys.argv[1:], "--side", side, "--until", str(until)],
-                                 env={**os.environ, **settings}, start_new_session=True)
+        words = [*sys.argv[1:], *cold, "--side", side, "--until", str(until)]
+        child = subprocess.Popen([sys.executable, __file__, *words], env={**os.environ, **settings},
+                                 start_new_session=True)
         (args.out / f"{side}.pid").write_text(str(child.pid))
         return side, child, until
 
