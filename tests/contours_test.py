@@ -145,6 +145,7 @@ def test_processes_share_an_evaluation(mixed, splits, finished, model, monkeypat
     np.testing.assert_allclose(both, alone, rtol=1e-5, atol=1e-4)
 
 
+@pytest.mark.gpu
 @pytest.mark.slow
 def test_interrupted_is_uninterrupted(mixed, splits, finished, tmp_path):
     with pytest.raises(Preempted, match="step 3 of 4"):
