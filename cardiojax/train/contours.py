@@ -76,8 +76,8 @@ class ContoursTask:
             "mean_predictor": self.mean_predictor}, {}
 
     def _measured(self, params, stats, indices: Int[np.ndarray, " n"], views: int, shard) -> Float[np.ndarray, "n k"]:
-        """Of validation studies volumes, their deviations and what they should be (ml, EDV and ESV each), and the pixels
-        of `DiceSum`; every process measures its share."""
+        """Of validation studies the volumes, their deviations and what they should be (ml, EDV and ESV each), and the
+        pixels of `DiceSum`; every process measures its share."""
         weights, mine = tuple(jax.tree.leaves((params, stats))), parallel.share_of(indices)
         size = STUDIES * jax.local_device_count()
 

@@ -27,7 +27,8 @@ class Cost:
 
     compile_s: float
     gflop: float
-    arguments_gib: float                            # these two: 0 where the compiler does not say
+    accessed_gb: float                              # these three: 0 where the compiler does not say
+    arguments_gib: float
     temporaries_gib: float
     estimate_ms: float                              # a TPU's compiler's own, without what is sent; 0 elsewhere
     collectives: dict[str, dict[str, int]]          # by kind, `count` and `bytes`
@@ -39,9 +40,12 @@ def cost(parallel: Parallel, state: Any, arrays: Any) -> Cost:
     compiled = traced.lower().compile()
     compile_s, memory = time.monotonic() - start_time, compiled.memory_analysis()
     platform = platform_of(parallel.local_devices[0])
-    seconds = (compiled.cost_analysis() or {}).get("optimal_seconds", 0)
-    estimate_s = seconds % 1 if platform == "tpu" else 0                 # −1 s is what a collective counts
-    return Cost(compile_s, flops(traced.jaxpr, platform) / 1e9,
+    said = compiled.cost_analysis() or {}
+    seconds = said.get("optimal_seconds", 0)
+    if seconds < 0:                    # −1 s is what a collective counts with some versions of libtpu
+        seconds %= 1
+    estimate_s = seconds if platform == "tpu" else 0
+    return Cost(compile_s, flops(traced.jaxpr, platform) / 1e9, said.get("bytes accessed", 0) / 1e9,
                 memory.argument_size_in_bytes / 2**30 if memory else 0,
                 memory.temp_size_in_bytes / 2**30 if memory else 0,
                 1000 * estimate_s, collectives(compiled.as_text()))
@@ -61,8 +65,8 @@ def log_cost(task: Any, options: StepOptions, batch: int, unit: str):
     log.info("each process brings %s", shapes)
     log.info("numbers in the state: %s", ", ".join(f"{k} {n:,}" for k, n in sizes.items() if n > 1))
     if found.arguments_gib:
-        log.info("a device: %.3g GFLOP, %.2f GiB of arguments, %.2f GiB of temporaries", found.gflop,
-                 found.arguments_gib, found.temporaries_gib)
+        log.info("a device: %.3g GFLOP, %.3g GB read and written, %.2f GiB of arguments, %.2f GiB of temporaries",
+                 found.gflop, found.accessed_gb, found.arguments_gib, found.temporaries_gib)
     if found.estimate_ms:
         log.info("by the compiler's estimate %.1f ms, without what is sent", found.estimate_ms)
     for kind, sent in found.collectives.items():
