@@ -1,10 +1,10 @@
-"""SPADE's modulation from a table of γ and β of a fixed number of rows: what a GPU likes.
+"""SPADE's modulation from a table of γ and β of a fixed number of rows, for GPUs.
 
 As `neighbourhoods` computes γ and β once for each distinct 5 × 5 neighbourhood, but without a loop or a branch, whose
 predicates a GPU would have to ask its host for. The number of rows is fixed when the step is traced, from a count of
 the data (`train.table_rows`); a batch with more of them comes out as NaN, never as something that looks right. γ and β
 of a pixel are read while they are used, and never written. Their gradients are summed in blocks: nine tenths of the
-pixels are alike, and as many atomic sums into one row would stand in a queue. On an H200 a layer of 128 channels at 160
+pixels are alike, and atomic sums of them all into one row would be done one after the other. On an H200 a layer of 128 channels at 160
 pixels takes 0.18 ms forward, densely 1.09, and its gradient 0.25 (`benchmarks/results/gpu_h200_lookup.json`).
 """
 
