@@ -105,6 +105,11 @@ def test_the_real_images_are_judged_perfect(phantom_data, tmp_path, monkeypatch)
     assert worse["frechet"] > result["frechet"]
     assert worse["ssim"] < 1
     assert worse["volume_fidelity"]["edv"]["rmse"] > 1e-3
+    assert judge.sampled is judge                              # there are few enough
+    monkeypatch.setattr(judging, "SAMPLED_STUDIES", 2)
+    few = judging.Judge(judge.model, judge.split).sampled
+    assert {s.study_id for s in few.studies} < {s.study_id for s in judge.studies}
+    assert few.judge(Known(lambda x: x))["frechet"] == pytest.approx(0, abs=1e-5)
 
 
 def test_a_judge_needs_a_sfera_run(phantom_data, tmp_path):

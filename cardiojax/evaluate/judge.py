@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from cardiojax.data import Split
+from cardiojax.data import Split, sample_of
 from cardiojax.errors import DataError
 from cardiojax.evaluate.fidelity import frechet, kernel, through_vgg
 from cardiojax.evaluate.metrics import MEASURES, agreement, ssim, with_ef
@@ -27,6 +27,7 @@ from cardiojax.synthesis.consistency import background_difference
 log = logging.getLogger("cardiojax")
 
 BATCH = 8
+SAMPLED_STUDIES = 64
 
 
 def warn_of_a_teacher(config: Mapping[str, Any], judge: str | Path):
@@ -59,6 +60,13 @@ class Judge:
             self.vgg = perceptual.read_vgg("vgg16")
         else:
             log.warning("no VGG16 weights at hand: judged without LPIPS and VGG distances (see `cardiojax port vgg`)")
+
+    @functools.cached_property
+    def sampled(self) -> "Judge":
+        """The same model on no more than SAMPLED_STUDIES of these, to look at a generator while it is trained."""
+        if len(self.split) <= SAMPLED_STUDIES:
+            return self
+        return Judge(self.model, self.split.subset(sample_of(self.split, SAMPLED_STUDIES), f"{self.split.name}, some"))
 
     def judge(self, generator: GauganModel) -> dict:
         """ssim, lpips, background_change (between ED and ES, outside of the heart).

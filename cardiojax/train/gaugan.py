@@ -76,8 +76,8 @@ class GauganTask:
         networks = self.parent or new_networks(self.config.net, key)
         generator, generator_stats, discriminator, discriminator_stats = networks
         return GauganState(jnp.zeros((), jnp.int32), generator, generator_stats, discriminator, discriminator_stats,
-                     jax.device_put(generator, may_alias=False), self.step.generator_optimiser.init(generator),
-                     self.step.discriminator_optimiser.init(discriminator))
+                           jax.device_put(generator, may_alias=False), self.step.generator_optimiser.init(generator),
+                           self.step.discriminator_optimiser.init(discriminator))
 
     def batches(self, seed: int, process: int = 0, processes: int = 1, devices: int = 1):
         return training_batches(self.training, size_px=self.config.net.size_px, batch=self.config.batch, seed=seed,
@@ -86,7 +86,8 @@ class GauganTask:
 
     def evaluate(self, state: GauganState, shard: Callable[[FrameBatch], FrameBatch], everything: bool = True
                  ) -> tuple[dict[str, float], dict, dict[str, np.ndarray]]:
-        """Figures of the averaged generator on held-out masks, the model, and a grid of mask, fake and real."""
+        """Figures of the averaged generator on held-out masks, the model, and a grid of mask, fake and real. Without
+        `everything` the judge looks at a sample."""
         stats = re_estimated(state.ema, state.generator_stats, self.config, self.training, shard)
         model = {"generator": state.ema, "generator_stats": stats,
                  "discriminator": state.discriminator, "discriminator_stats": state.discriminator_stats}
@@ -95,7 +96,7 @@ class GauganTask:
         metrics = {"ssim": float(np.mean([ssim(f, r) for f, r in zip(fakes, reals, strict=True)])),
                    "l1": float(np.abs(fakes - reals).mean())}
         if self.judge is not None:
-            metrics |= self.judge.flat(generator)
+            metrics |= (self.judge if everything else self.judge.sampled).flat(generator)
         return metrics, model, {"samples": sample_grid(single_frames(self.examples.masks), fakes, reals)}
 
     def score(self, metrics: dict[str, float]) -> float:
