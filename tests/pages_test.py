@@ -102,6 +102,18 @@ def test_a_gpus_figures_are_the_files():
     assert "trains {} and paints {} times".format(*ratios) in (ROOT / "README.md").read_text().replace("\n", " ")
 
 
+def test_what_a_gpu_would_have_to_do_is_the_files():
+    def of(name):
+        return json.loads((ROOT / "benchmarks" / "results" / f"kernels_{name}.json").read_text())
+
+    page = (ROOT / "docs" / "speed.md").read_text().replace("\n", " ")
+    table, dense, sfera, contours = map(of, ("gaugan_table", "gaugan_dense", "sfera_table", "contours"))
+    assert (f"a step does {table['tflop']:.1f} TFLOP in place of {dense['tflop']:.1f} and moves {table['gigabytes']:.0f} "
+            f"GB in place of {dense['gigabytes']:.0f}; SFERA's does {sfera['tflop']:.1f} TFLOP in {sfera['kernels']} "
+            f"kernels that move {sfera['gigabytes']:.0f} GB, contours' (`large`) {contours['tflop']:.1f} in "
+            f"{contours['kernels']} that move {contours['gigabytes']:.0f} GB") in page
+
+
 def test_where_a_gpus_latency_goes_is_the_files():
     rows = json.loads((ROOT / "benchmarks" / "results" / "gpu_h200_latency.json").read_text())["rows"]
     page = (ROOT / "docs" / "speed.md").read_text().replace("\n", " ")
