@@ -25,12 +25,12 @@ def time_of(result: dict, impl: str, dtype: str) -> str:
 
 
 def lines() -> list[str]:
-    """As Markdown: a row for each file, with the ratios of another machine (`*_fast_bf16`) where there is one."""
+    """As Markdown: a row for each file, with the ratio on a machine without AMX (`*_no_amx`) where there is one."""
     made = ["| `benchmarks/results/bench_*.json` | ours | PyTorch float32 | PyTorch bf16 | float32 / float32 "
-            "| its best / ours | the same elsewhere |", "|---|---|---|---|---|---|---|"]
+            "| its best / ours | the same without AMX |", "|---|---|---|---|---|---|---|"]
     for name, what in ROWS.items():
         if result := found(name):
-            elsewhere = found(f"{name}_fast_bf16")
+            elsewhere = found(f"{name}_no_amx")
             made.append(" | ".join([
                 f"| {what}, `{name}`", time_of(result, "cardiojax", "float32"), time_of(result, "torch", "float32"),
                 time_of(result, "torch", "bfloat16"), f"{result['ratio_float32']:.2f}",
@@ -41,5 +41,5 @@ def lines() -> list[str]:
 if __name__ == "__main__":
     print("\n".join(lines()))
     for name in ROWS:
-        for result in filter(None, (found(name), found(f"{name}_fast_bf16"))):
+        for result in filter(None, (found(name), found(f"{name}_no_amx"))):
             print(f"{name}: {result['device']}, {result['commit'][:7]}")

@@ -13,7 +13,8 @@ import pytest
 from cardiojax import data
 from cardiojax.cli.main import main
 from cardiojax.errors import DataError
-from cardiojax.experiment import few_annotated, folders, label_arms, label_curve
+from cardiojax.evaluate.metrics import agreement
+from cardiojax.experiment import few_annotated, folders, label_arms, label_curve, words
 from cardiojax.experiment.config import FEW_ANNOTATED_PRESETS
 from cardiojax.train.run import with_old_defaults
 from conftest import built_phantom, undrawn
@@ -118,8 +119,8 @@ def test_folds_are_compared_as_one_set(whole):
     result, arms, _ = whole
     assert result["tested"] == arms.tested() == 6
     assert {(p["arm"], p["labelled"], p["seed"]) for p in result["points"]} == {
-        (arm, n, seed) for arm in ("RSO", "RSO-paper", "contours", "RSP-warp", "RSP-gaugan", "hybrid") for n in (4, 9)
-        for seed in range(2)}
+        (arm, n, seed) for arm in ("RSO", "RSO-paper", "contours", "RSP-warp", "RSP-gaugan", "hybrid", "hybrid-RSO")
+        for n in (4, 9) for seed in range(2)}
     assert result["sees"].keys() == {p["arm"] for p in result["points"]}
     assert [arm for arm, sees in result["sees"].items() if "volumes and slices' LV areas" in sees] == [
         "RSO", "RSP-warp", "RSP-gaugan"]
@@ -127,6 +128,7 @@ def test_folds_are_compared_as_one_set(whole):
     assert ratios["RSP-gaugan", "RSO", 4]["esv"]["rmse_ratio"] == pytest.approx(0.5, rel=0.01)
     assert ratios["RSP-gaugan", "RSP-warp", 9]["esv"]["rmse_ratio"] == pytest.approx(1, rel=0.01)
     assert ratios["hybrid", "RSO", 9]["esv"]["rmse_ratio"] == pytest.approx(0.075 / 0.2, rel=0.01)
+    assert ratios["hybrid-RSO", "RSO", 9]["esv"]["rmse_ratio"] == pytest.approx(0.125 / 0.2, rel=0.01)
     assert ratios["RSP-gaugan", "RSO", 4]["seeds"] == [0, 1]
     # one set: RMSE over all six studies, not a mean of two
     truths = np.concatenate([arms.splits[seed]["test"].volumes_ml[:, 1] for seed in range(2)])
@@ -148,6 +150,25 @@ def test_cells_that_are_finished_are_of_the_preset():
     assert {cell["seed"] for cell in content["cells"]} <= set(range(preset.seeds))
 
 
+def test_what_the_page_says_of_few_annotated_studies_is_the_files():
+    root = Path(__file__).parents[1]
+    content = json.loads((root / "benchmarks" / "results" / "label_cells_acdc.json").read_text())
+    page, curve = (root / "docs" / "experiment.md").read_text(), {}
+    for cell in content["cells"]:
+        curve.setdefault(cell["arm"], {}).setdefault(cell["labelled"], {})[cell["seed"]] = {
+            "predicted": np.array(cell["predicted"]), "truth": np.array(content["truth"][str(cell["seed"])])}
+    ratios = {(c["arm"], c["against"]): c for c in label_curve.compared(curve, few_annotated.WARP, pooled=True)
+              if c["labelled"] == 8}
+    for arm, by_count in curve.items():
+        edv, ef = (", ".join(f"{agreement(of['predicted'][:, k], of['truth'][:, k])['rmse']:.1f}"
+                             for _, of in sorted(by_count[8].items())) for k in (0, 2))
+        of_edv, of_ef = (f" {words.interval(ratios[arm, 'RSO'][m])} " if arm != "RSO" else " " for m in ("edv", "ef"))
+        assert f"| {arm} | {ef} |{of_ef}| {edv} |{of_edv}|" in page
+    assert f"ratio is {words.interval(ratios['RSP-gaugan', 'RSO']['ef'])}." in page
+    assert ratios["RSP-gaugan", "RSO"]["ef"]["verdict"] == "not decided"
+    assert f"over theirs {words.interval(ratios['RSP-gaugan', 'RSP-warp']['ef'])})" in page
+
+
 def test_the_command_line(phantom, tmp_path, capsys):
     words = ["experiment", "annotations", "--preset", "tiny", "--dataset", DATASET, "--data-dir", str(phantom), "--out",
              str(tmp_path), "--shares", "1", "--synthetic", "14", "--seeds"]
@@ -159,4 +180,4 @@ def test_the_command_line(phantom, tmp_path, capsys):
         assert main([*words, "1"]) == 0
         printed = capsys.readouterr().out
         assert "Primary endpoint: RMSE of EF on 3 test studies of phantom/dsb_like, RSP-gaugan over RSO" in printed
-    assert len(json.loads((tmp_path / "label_curve.json").read_text())["points"]) == 6
+    assert len(json.loads((tmp_path / "label_curve.json").read_text())["points"]) == 7

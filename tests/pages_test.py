@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import tyro
 
+from benchmarks import speed_table
 from cardiojax.cli.main import main
 
 ROOT = Path(__file__).parents[1]
@@ -86,6 +87,13 @@ def test_the_readme_is_short():
     assert len((ROOT / "README.md").read_text().splitlines()) < 200
 
 
+def test_a_cpus_figures_are_the_files():
+    page = (ROOT / "docs" / "speed.md").read_text()
+    assert "\n".join(speed_table.lines()) in page
+    for name, row in json.loads((ROOT / "benchmarks" / "results" / "starts.json").read_text())["rows"].items():
+        assert re.search(rf"\| `{name}`.*\| {row['cold_s']:.1f} s \| {row['warm_s']:.1f} s \|", page), name
+
+
 def test_a_gpus_figures_are_the_files():
     measured, before = (json.loads((ROOT / "benchmarks" / "results" / f"gpu_h200{name}.json").read_text())
                         for name in ("", "_lookup"))
@@ -108,10 +116,11 @@ def test_what_a_gpu_would_have_to_do_is_the_files():
 
     page = (ROOT / "docs" / "speed.md").read_text().replace("\n", " ")
     table, dense, sfera, contours = map(of, ("gaugan_table", "gaugan_dense", "sfera_table", "contours"))
-    assert (f"a step does {table['tflop']:.1f} TFLOP in place of {dense['tflop']:.1f} and moves {table['gigabytes']:.0f} "
-            f"GB in place of {dense['gigabytes']:.0f}; SFERA's does {sfera['tflop']:.1f} TFLOP in {sfera['kernels']} "
-            f"kernels that move {sfera['gigabytes']:.0f} GB, contours' (`large`) {contours['tflop']:.1f} in "
-            f"{contours['kernels']} that move {contours['gigabytes']:.0f} GB") in page
+    assert (
+        f"a step does {table['tflop']:.1f} TFLOP in place of {dense['tflop']:.1f} and moves {table['gigabytes']:.0f} "
+        f"GB in place of {dense['gigabytes']:.0f}; SFERA's does {sfera['tflop']:.1f} TFLOP in {sfera['kernels']} "
+        f"kernels that move {sfera['gigabytes']:.0f} GB, contours' (`large`) {contours['tflop']:.1f} in {contours['kernels']} "
+        f"that move {contours['gigabytes']:.0f} GB") in page
 
 
 def test_where_a_gpus_latency_goes_is_the_files():

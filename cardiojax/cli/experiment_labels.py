@@ -55,7 +55,7 @@ class ExperimentAnnotations:
     """What are few annotated studies worth? DATASET has volumes and masks; 10, 25, 50 and 100 % of its training studies
     are shown, nested subsets by seed: SFERA from random weights (RSO; RSO-paper: by the paper's recipe), SFERA
     pretrained on synthetic studies made of those few alone, painted by a GauGAN or warped, and finetuned on their
-    volumes and slices' LV areas (RSP), contours of their masks, and the hybrid. All SFERAs have equally many updates.
+    volumes and slices' LV areas (RSP), contours of their masks, and hybrids. All SFERAs have equally many updates.
     The patients are cut into five folds; seed k tests fold k.
 
     The primary endpoint is the RMSE of EF with the fewest labelled studies, RSP of the GauGAN over RSO. Stopped at any

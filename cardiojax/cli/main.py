@@ -89,13 +89,21 @@ def with_our_flags() -> str:
     return flags if trial in flags else f"{flags} {trial}=false".strip()
 
 
+def usable_cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def set_up(cache: bool = True):
     """Log lines of cardiojax on stderr, those of its libraries only where they are errors; a compilation cache, in
-    CARDIOJAX_CACHE or the user's own folder: whoever may write to it can have their code run."""
+    CARDIOJAX_CACHE or the user's own folder: whoever may write to it can have their code run.
+
+    The cache is one for each number of cores: XLA compiles for as many threads as a process may use, and JAX's key does
+    not know of it. What was compiled on one core is a sixth slower on two than it could be.
+    """
     os.environ["XLA_FLAGS"] = with_our_flags()
     if cache:
         own = os.environ.get("CARDIOJAX_CACHE") or Path.home() / ".cache" / "cardiojax" / "jax"
-        os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(own))
+        os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(Path(own) / f"{usable_cores()}_cores"))
     else:
         os.environ["JAX_ENABLE_COMPILATION_CACHE"] = "false"
     os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.2")

@@ -24,7 +24,7 @@ from cardiojax.models.gaugan import GauganModel
 from cardiojax.synthesis.build import VERSION, CohortSettings, build_cohort
 from cardiojax.train import contours, gaugan
 
-CONTOURS, GAUGAN, WARP = "contours", "RSP-gaugan", "RSP-warp"
+CONTOURS, GAUGAN, WARP, HYBRID_RSO = "contours", "RSP-gaugan", "RSP-warp", "hybrid-RSO"
 
 
 class FewAnnotated(LabelArms):
@@ -60,7 +60,8 @@ class FewAnnotated(LabelArms):
             GAUGAN: f"{own} images of a GauGAN ({self.config.gaugan.steps:,} updates on the labelled studies, held to "
                     f"its masks by {CONTOURS}); {finetuned}",
             CONTOURS: f"the labelled studies' masks, {self.config.contours.steps:,} updates; calibrated on the same",
-            HYBRID: f"the mean of {CONTOURS} and {GAUGAN}"}
+            HYBRID: f"the mean of {CONTOURS} and {GAUGAN}",
+            HYBRID_RSO: f"the mean of {CONTOURS} and {RSO}: what of {HYBRID} is not pretraining"}
 
     def updates(self, arm: str) -> int:
         if arm == CONTOURS:
@@ -75,13 +76,16 @@ class FewAnnotated(LabelArms):
                 found |= {(arm, count, seed): functools.partial(self.of_run, seed, train, count, seed)
                           for arm, train in ((RSO, self.rso), (CONTOURS, self.contours), (WARP, self.warp),
                                              (GAUGAN, self.painted))}
-                found[HYBRID, count, seed] = functools.partial(
-                    self.hybrid, found[CONTOURS, count, seed], found[GAUGAN, count, seed])
+                found |= {(hybrid, count, seed): functools.partial(self.mean, found, (CONTOURS, other), count, seed)
+                          for hybrid, other in ((HYBRID, GAUGAN), (HYBRID_RSO, RSO))}
                 found[RSO_PAPER, count, seed] = functools.partial(self.of_run, seed, self.rso_paper, count, seed)
         return found
 
-    def hybrid(self, by_contours: Callable[[], Predictions], main: Callable[[], Predictions]) -> Predictions:
-        return mean_of(by_contours(), main())
+    def mean(self, cells: dict[Cell, Callable[[], Predictions]], arms: tuple[str, str], count: int, seed: int
+             ) -> Predictions:
+        """Of two arms' cells as they are when they are asked for, from elsewhere perhaps."""
+        one, other = (cells[arm, count, seed]() for arm in arms)
+        return mean_of(one, other)
 
     def contours(self, count: int, seed: int) -> Path:
         settings, labelled = self.config.contours, self.labelled(count, seed)

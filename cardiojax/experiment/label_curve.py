@@ -156,7 +156,7 @@ def draw(result: dict, file: Path):
             mine = [(p["labelled"], p[measure]["rmse"]) for p in points if p["arm"] == arm]
             counts = sorted({count for count, _ in mine})
             axis.plot(counts, [np.mean([e for c, e in mine if c == count]) for count in counts], color=f"C{i}",
-                      label=arm, linewidth=1.5, linestyle="-" if arm.startswith("RS") or arm == HYBRID else "--")
+                      label=arm, linewidth=1.5, linestyle="-" if arm.startswith(("RS", HYBRID)) else "--")
             axis.scatter(*zip(*mine, strict=True), s=12, color=f"C{i}", alpha=0.6)
         axis.set(xscale="log", xlabel="labelled studies", ylabel=f"RMSE of {UNITS[measure]}")
         axis.set_xticks(counts := sorted({p["labelled"] for p in points}), map(str, counts))

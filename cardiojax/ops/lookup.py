@@ -4,8 +4,9 @@ As `neighbourhoods` computes γ and β once for each distinct 5 × 5 neighbourho
 predicates a GPU would have to ask its host for. The number of rows is fixed when the step is traced, from a count of
 the data (`train.table_rows`); a batch with more of them comes out as NaN, never as something that looks right. γ and β
 of a pixel are read while they are used, and never written. Their gradients are summed in blocks: nine tenths of the
-pixels are alike, and atomic sums of them all into one row would be done one after the other. On an H200 a layer of 128 channels at 160
-pixels takes 0.18 ms forward, densely 1.09, and its gradient 0.25 (`benchmarks/results/gpu_h200_lookup.json`).
+pixels are alike, and atomic sums of them all into one row would be done one after the other. On an H200 a layer of 128
+channels at 160 pixels takes 0.18 ms forward, densely 1.09, and its gradient 0.25
+(`benchmarks/results/gpu_h200_lookup.json`).
 """
 
 from typing import NamedTuple
