@@ -119,8 +119,8 @@ def test_what_a_gpu_would_have_to_do_is_the_files():
     assert (
         f"a step does {table['tflop']:.1f} TFLOP in place of {dense['tflop']:.1f} and moves {table['gigabytes']:.0f} "
         f"GB in place of {dense['gigabytes']:.0f}; SFERA's does {sfera['tflop']:.1f} TFLOP in {sfera['kernels']} "
-        f"kernels that move {sfera['gigabytes']:.0f} GB, contours' (`large`) {contours['tflop']:.1f} in {contours['kernels']} "
-        f"that move {contours['gigabytes']:.0f} GB") in page
+        f"kernels that move {sfera['gigabytes']:.0f} GB, contours' (`large`) {contours['tflop']:.1f} in "
+        f"{contours['kernels']} that move {contours['gigabytes']:.0f} GB") in page
 
 
 def test_where_a_gpus_latency_goes_is_the_files():
