@@ -120,9 +120,9 @@ def test_flops_of_networks_are_what_the_compiler_counts(network):
 
 
 @pytest.mark.slow
-def test_bench_from_the_command_line(tmp_path, capsys):
-    assert main(["bench", "input", "--task", "sfera", "--preset", "tiny", "--rounds", "2", "--json",
-                 str(tmp_path / "input.json")]) == 0
+def test_bench_from_the_command_line(phantom_data, tmp_path, capsys):
+    assert main(["bench", "input", "--task", "sfera", "--preset", "tiny", "--data", "phantom/dsb_like:train",
+                 "--data-dir", str(phantom_data), "--rounds", "2", "--json", str(tmp_path / "input.json")]) == 0
     found = json.loads((tmp_path / "input.json").read_text())
     assert {row["unit"] for row in found["rows"]} == {"studies/s", "ms", "GiB"}
     assert all(row["value"] > 0 for row in found["rows"])

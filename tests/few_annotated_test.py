@@ -13,8 +13,7 @@ import pytest
 from cardiojax import data
 from cardiojax.cli.main import main
 from cardiojax.errors import DataError
-from cardiojax.evaluate.metrics import agreement
-from cardiojax.experiment import few_annotated, folders, label_arms, label_curve, words
+from cardiojax.experiment import few_annotated, folders, label_arms, label_curve
 from cardiojax.experiment.config import FEW_ANNOTATED_PRESETS
 from cardiojax.train.run import with_old_defaults
 from conftest import built_phantom, undrawn
@@ -148,25 +147,6 @@ def test_cells_that_are_finished_are_of_the_preset():
     today = json.loads(json.dumps(dataclasses.asdict(preset)))
     assert with_old_defaults(settings["config"], today) == today
     assert {cell["seed"] for cell in content["cells"]} <= set(range(preset.seeds))
-
-
-def test_what_the_page_says_of_few_annotated_studies_is_the_files():
-    root = Path(__file__).parents[1]
-    content = json.loads((root / "benchmarks" / "results" / "label_cells_acdc.json").read_text())
-    page, curve = (root / "docs" / "experiment.md").read_text(), {}
-    for cell in content["cells"]:
-        curve.setdefault(cell["arm"], {}).setdefault(cell["labelled"], {})[cell["seed"]] = {
-            "predicted": np.array(cell["predicted"]), "truth": np.array(content["truth"][str(cell["seed"])])}
-    ratios = {(c["arm"], c["against"]): c for c in label_curve.compared(curve, few_annotated.WARP, pooled=True)
-              if c["labelled"] == 8}
-    for arm, by_count in curve.items():
-        edv, ef = (", ".join(f"{agreement(of['predicted'][:, k], of['truth'][:, k])['rmse']:.1f}"
-                             for _, of in sorted(by_count[8].items())) for k in (0, 2))
-        of_edv, of_ef = (f" {words.interval(ratios[arm, 'RSO'][m])} " if arm != "RSO" else " " for m in ("edv", "ef"))
-        assert f"| {arm} | {ef} |{of_ef}| {edv} |{of_edv}|" in page
-    assert f"ratio is {words.interval(ratios['RSP-gaugan', 'RSO']['ef'])}." in page
-    assert ratios["RSP-gaugan", "RSO"]["ef"]["verdict"] == "not decided"
-    assert f"over theirs {words.interval(ratios['RSP-gaugan', 'RSP-warp']['ef'])})" in page
 
 
 def test_the_command_line(phantom, tmp_path, capsys):
