@@ -192,8 +192,7 @@ def summary(folder: Path, preset: str) -> dict:
               if (file := folder / f"start_{side}.json").exists()}
     return {"device": sorted({row["device"] for side in sides.values() for row in side.values()}), "preset": preset,
             "jax": importlib.metadata.version("jax"), "commit": commit(), "seconds": round(time.time() - BEGAN),
-            "ratio_to_peer": ratios,
-            "start_to_first_steps_s": starts, **sides}
+            "ratio_to_peer": ratios, "start_to_first_steps_s": starts, **sides}
 
 
 def main():

@@ -130,7 +130,7 @@ def measure(args: Predict, read: Read, model: "MeasuringModel", elsewhere: Colle
     with contextlib.ExitStack() as stack:
         if args.csv.is_file() or not args.csv.exists():            # no terminal, no pipe
             stack.enter_context(one_writer(args.csv.with_name(f"{args.csv.name}.lock"),
-                                          f"another process is writing {args.csv}"))
+                                           f"another process is writing {args.csv}"))
         rows, before, failed, complete = written(args, read, model, elsewhere)
         ended(failed)
     if failed and not rows and not elsewhere:

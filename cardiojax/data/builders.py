@@ -25,7 +25,7 @@ def entry_points() -> dict[str, EntryPoint]:
     """By dataset. This project's own come from its package, so that they are found whatever its metadata says."""
     found = {}
     ours = importlib.util.find_spec(OURS)
-    for package in pkgutil.iter_modules(ours and ours.submodule_search_locations):
+    for package in pkgutil.iter_modules(ours.submodule_search_locations if ours else []):
         if package.ispkg:
             module = f"{OURS}.{package.name}.{package.name}_dataset_builder"
             found[package.name] = EntryPoint(package.name, module, GROUP)
