@@ -12,16 +12,21 @@ LAYERS = ("errors", "files", "pages", "provenance", "units", "grid", "study", "c
 LAZY = {"load": "models"}                  # what the package itself gives, and where it comes from
 
 
-def imports(file: Path) -> set[str]:
-    """The layers of this package that a file imports, also inside of functions."""
+def imported(file: Path) -> set[str]:
+    """The dotted names of what a file imports, also inside of functions."""
     found = set()
     for node in ast.walk(ast.parse(file.read_text())):
-        if isinstance(node, ast.ImportFrom) and node.level == 0 and (node.module or "").split(".")[0] == "cardiojax":
-            parts = (node.module or "").split(".")
-            found |= {parts[1]} if len(parts) > 1 else {LAZY.get(name.name, name.name) for name in node.names}
+        if isinstance(node, ast.ImportFrom) and node.level == 0:
+            found |= {f"{node.module}.{name.name}" for name in node.names}
         elif isinstance(node, ast.Import):
-            found |= {name.name.split(".")[1] for name in node.names if name.name.startswith("cardiojax.")}
+            found |= {name.name for name in node.names}
     return found
+
+
+def imports(file: Path) -> set[str]:
+    """The layers of this package among them."""
+    parts = [name.split(".") for name in imported(file)]
+    return {LAZY.get(layer, layer) for package, layer, *_ in (p for p in parts if len(p) > 1) if package == "cardiojax"}
 
 
 def test_each_layer_imports_only_those_above_it():
@@ -37,8 +42,4 @@ def test_each_layer_imports_only_those_above_it():
 def test_the_package_imports_no_builder():
     """They import it; it finds them by their entry points."""
     for file in PACKAGE.rglob("*.py"):
-        modules = {name.name for node in ast.walk(ast.parse(file.read_text())) if isinstance(node, ast.Import)
-                   for name in node.names}
-        modules |= {node.module or "" for node in ast.walk(ast.parse(file.read_text()))
-                    if isinstance(node, ast.ImportFrom)}
-        assert not [name for name in modules if name.split(".")[0] == "data_builders"], file
+        assert not [name for name in imported(file) if name.split(".")[0] == "data_builders"], file

@@ -57,7 +57,7 @@ def _root(symmetric: np.ndarray) -> np.ndarray:
 
 def kernel(a: np.ndarray, b: np.ndarray) -> float:
     """Squared maximum mean discrepancy with (x·y/d + 1)³, unbiased (Bińkowski et al. 2018)."""
-    from sklearn.metrics.pairwise import polynomial_kernel  # some seconds, which no training waits for
+    from sklearn.metrics.pairwise import polynomial_kernel  # some seconds, which no training waits for at its start
 
     def within(x):
         gram, n = polynomial_kernel(x), len(x)

@@ -79,11 +79,11 @@ class ContoursTask:
         """Of validation studies the volumes, their deviations and what they should be (ml, EDV and ESV each), and the
         pixels of `DiceSum`; every process measures its share."""
         weights, mine = tuple(jax.tree.leaves((params, stats))), parallel.share_of(indices)
-        size = STUDIES * jax.local_device_count()
+        size, slices = STUDIES * jax.local_device_count(), data.max_slices(self.validation)
 
         def read(start: int) -> tuple[list[Study], Batch]:
             studies = [self.validation[int(i)] for i in mine[start:start + size]]
-            return studies, batch_of(studies, SIZE_PX, fill_to=size, slices=data.max_slices(self.validation))
+            return studies, batch_of(studies, SIZE_PX, fill_to=size, slices=slices)
 
         rows = []
         for studies, batch in data.one_ahead(read, range(0, len(mine), size)):
