@@ -16,6 +16,7 @@ import pytest
 from cardiojax import load
 from cardiojax.cli.main import main, set_up
 from cardiojax.data import open_split
+from cardiojax.evaluate import measured
 from cardiojax.phantom.dicom import write_challenge, write_study
 
 TINY = ["--width", "2", "--spatial-features", "6", "--lstm-features", "5", "--batch", "8", "--steps", "2",
@@ -95,6 +96,28 @@ def test_evaluate_writes_what_it_says(run, phantom_data, tmp_path, capsys):
                                  "ef_std_percent", "refer", "reasons"]
     for name in ("scatter.png", "bland_altman.png", "report.html"):
         assert (tmp_path / name).stat().st_size > 1000
+
+
+def test_processes_share_an_evaluation(run, phantom_data, tmp_path, capsys):
+    """The files of one, whoever ends last; what an evaluation of something else has left is not taken."""
+    def evaluated(out, split, *more):
+        code, said, err = cardiojax(capsys, "evaluate", "--run", run, "--data", f"phantom/dsb_like:{split}",
+                                    "--data-dir", phantom_data, "--out", tmp_path / out, *more)
+        assert code == 0
+        return said, err
+
+    evaluated("alone", "train")
+    evaluated("shared", "test", "--process", "0", "--processes", "2")
+    said, err = evaluated("shared", "train", "--process", "1", "--processes", "2")
+    assert said == ""
+    assert "process 1 of 2 is done" in err
+    assert not (tmp_path / "shared" / "metrics.json").exists()
+    said, _ = evaluated("shared", "train", "--process", "0", "--processes", "2")
+    assert "mean predictor" in said
+    for name in ("metrics.json", "predictions.csv", "scatter.png"):
+        assert (tmp_path / "shared" / name).read_bytes() == (tmp_path / "alone" / name).read_bytes()
+    assert not list((tmp_path / "shared").glob("parts-*"))
+    assert json.loads((tmp_path / "alone" / "metrics.json").read_text())["n"] > measured.BATCH      # some for each
 
 
 def test_predict_names_the_bad_and_keeps_the_good(run, tmp_path, capsys):

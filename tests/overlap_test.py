@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from cardiojax.evaluate.overlap import DiceSum, MaskAgreement, dice, hausdorff95_mm, rows_of_masks
+from cardiojax.evaluate.overlap import DiceSum, compared, dice, hausdorff95_mm, rows_of_masks, summary
 from cardiojax.models.curve import Curve, found_phases
 from cardiojax.models.masks import cleaned
 from cardiojax.models.prediction import Prediction
@@ -56,9 +56,8 @@ def test_agreement_of_a_study_by_hand():
     truth = Study("a", np.zeros(masks.shape, np.uint8), 8.0, masks=masks)
     seen = masks.copy()
     seen[0, ..., 0] = 0                                      # the base is not seen at ED
-    found = MaskAgreement()
-    found.add(Prediction("a", 1, 1, 0, 1, 1, 1, rv_edv_ml=5.0, lv_mass_g=1.0, study=truth.replace(masks=seen)), truth)
-    result = found.result()
+    result = summary([compared(
+        Prediction("a", 1, 1, 0, 1, 1, 1, rv_edv_ml=5.0, lv_mass_g=1.0, study=truth.replace(masks=seen)), truth)])
     assert result["masks"]["dice_LV_ed"] == {"mean": pytest.approx(2 * 2 / (2 + 3)), "n": 1}
     assert result["masks"]["dice_LV_es"]["mean"] == 1
     assert [result["masks"][f"dice_LV_ed_{level}"]["mean"] for level in ("base", "middle", "apex")] == [0, 1, 1]

@@ -1,6 +1,5 @@
 """How masks agree with masks: Dice, and the 95 % Hausdorff distance."""
 
-import collections
 import dataclasses
 from collections.abc import Sequence
 
@@ -16,6 +15,8 @@ from cardiojax.units import LABELS, LV, MYOCARDIUM, MYOCARDIUM_G_PER_ML, RV
 
 PHASES = ("ed", "es")
 LEVELS = ("base", "middle", "apex")
+AMOUNTS = {"rv_edv_ml": "RV EDV (ml)", "rv_esv_ml": "RV ESV (ml)", "lv_mass_g": "LV mass (g)",
+           "edv_counted_ml": "EDV by counting pixels (ml)", "esv_counted_ml": "ESV by counting pixels (ml)"}
 
 
 @dataclasses.dataclass
@@ -79,45 +80,41 @@ def agreement_of_masks(seen: UInt8[np.ndarray, "s h w 2"], truth: UInt8[np.ndarr
     return out
 
 
-@dataclasses.dataclass
-class MaskAgreement:
-    """Gathers studies that were measured by contours beside their own masks."""
+def compared(prediction: Prediction, truth: Study) -> dict[str, dict]:
+    """A study that was measured by contours beside its own masks, in plain numbers.
 
-    studies: list[dict[str, float]] = dataclasses.field(default_factory=list)
-    before_cleaning: list[dict[str, float]] = dataclasses.field(default_factory=list)
-    amounts: dict[str, list[tuple[float, float]]] = dataclasses.field(
-        default_factory=lambda: collections.defaultdict(list))
+    truth: the prepared study with its own masks; prediction: of it. Returns masks, masks_before_cleaning
+    (`agreement_of_masks`) and amounts: (seen, true) of RV volumes, LV mass (at ED), and of the LV's volumes by counting
+    the pixels of the cleaned masks.
+    """
+    assert prediction.study is not None
+    seen, true_masks = prediction.study.masks, truth.masks
+    assert seen is not None
+    assert true_masks is not None
+    labels = [label for label in np.unique(true_masks).tolist() if label]
+    spacing_mm = (truth.slice_spacing_mm, *truth.pixel_spacing_mm)
+    clean, voxel_ml = cleaned(seen), float(np.prod(spacing_mm)) / 1000
+    amounts = {}
 
-    def add(self, prediction: Prediction, truth: Study):
-        """`truth` is the prepared study with its own masks, `prediction` of it by contours."""
-        seen = prediction.study
-        assert seen is not None
-        assert seen.masks is not None
-        assert truth.masks is not None
-        true_masks = truth.masks
-        labels = [label for label in np.unique(true_masks).tolist() if label]
-        spacing_mm = (truth.slice_spacing_mm, *truth.pixel_spacing_mm)
-        clean = cleaned(seen.masks)
-        self.studies.append(agreement_of_masks(clean, true_masks, spacing_mm, labels))
-        self.before_cleaning.append(agreement_of_masks(seen.masks, true_masks, spacing_mm, labels))
-        voxel_ml = float(np.prod(spacing_mm)) / 1000
+    def pair(name: str, value: float | None, label: int, t: int, density: float = 1.0):
+        if label in labels and value is not None:
+            amounts[name] = (value, density * voxel_ml * np.count_nonzero(true_masks[..., t] == label))
 
-        def pair(name: str, value: float | None, label: int, t: int, density: float = 1.0):
-            if label in labels and value is not None:
-                true = density * voxel_ml * np.count_nonzero(true_masks[..., t] == label)
-                self.amounts[name].append((value, true))
+    pair("rv_edv_ml", prediction.rv_edv_ml, RV, 0)
+    pair("rv_esv_ml", prediction.rv_esv_ml, RV, 1)
+    pair("lv_mass_g", prediction.lv_mass_g, MYOCARDIUM, 0, MYOCARDIUM_G_PER_ML)
+    for t, phase in enumerate(PHASES):
+        pair(f"{phase}v_counted_ml", voxel_ml * np.count_nonzero(clean[..., t] == LV), LV, t)
+    return {"masks": agreement_of_masks(clean, true_masks, spacing_mm, labels),
+            "masks_before_cleaning": agreement_of_masks(seen, true_masks, spacing_mm, labels), "amounts": amounts}
 
-        pair("rv_edv_ml", prediction.rv_edv_ml, RV, 0)
-        pair("rv_esv_ml", prediction.rv_esv_ml, RV, 1)
-        pair("lv_mass_g", prediction.lv_mass_g, MYOCARDIUM, 0, MYOCARDIUM_G_PER_ML)
-        for t, phase in enumerate(PHASES):
-            pair(f"{phase}v_counted_ml", voxel_ml * np.count_nonzero(clean[..., t] == LV), LV, t)
 
-    def result(self) -> dict:
-        """masks, masks_before_cleaning: means over the studies that have the label, with how many. amounts: agreement
-        of RV volumes, LV mass (at ED), and of the LV's volumes by counting the pixels of the cleaned masks."""
-        return {"masks": _means(self.studies), "masks_before_cleaning": _means(self.before_cleaning),
-                "amounts": {name: agreement(*np.array(pairs).T) for name, pairs in self.amounts.items()}}
+def summary(studies: Sequence[dict[str, dict]]) -> dict[str, dict]:
+    """Of studies as `compared` says them. masks, masks_before_cleaning: means over those that have the label, with how
+    many; amounts: agreement."""
+    pairs = {name: [s["amounts"][name] for s in studies if name in s["amounts"]] for name in AMOUNTS}
+    return {**{key: _means([s[key] for s in studies]) for key in ("masks", "masks_before_cleaning")},
+            "amounts": {name: agreement(*np.array(found).T) for name, found in pairs.items() if found}}
 
 
 def _means(rows: list[dict[str, float]]) -> dict[str, dict[str, float]]:
@@ -130,7 +127,7 @@ def _means(rows: list[dict[str, float]]) -> dict[str, dict[str, float]]:
 
 
 def rows_of_masks(result: dict) -> list[list[str]]:
-    """`MaskAgreement.result` as rows of text, a header first: Dice (by thirds of the slices) and distances."""
+    """`summary` as rows of text, a header first: Dice (by thirds of the slices) and distances."""
     def said(key, form="{:.3f}"):
         return form.format(result["masks"][key]["mean"]) if key in result["masks"] else ""
 
@@ -144,10 +141,6 @@ def rows_of_masks(result: dict) -> list[list[str]]:
                              *(said(f"dice_{key}_{level}") for level in LEVELS), said(f"hd95_mm_{key}", "{:.1f}"),
                              f"{before:.3f}"])
     return rows
-
-
-AMOUNTS = {"rv_edv_ml": "RV EDV (ml)", "rv_esv_ml": "RV ESV (ml)", "lv_mass_g": "LV mass (g)",
-           "edv_counted_ml": "EDV by counting pixels (ml)", "esv_counted_ml": "ESV by counting pixels (ml)"}
 
 
 def rows_of_amounts(result: dict) -> list[list[str]]:

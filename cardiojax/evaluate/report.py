@@ -6,12 +6,13 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from cardiojax.data import Split, max_slices
+from cardiojax.data import Split
 from cardiojax.data.frames import PREVIEWS, Frames
 from cardiojax.evaluate import figures, statistics
 from cardiojax.evaluate.judge import Judge, warn_of_a_teacher
+from cardiojax.evaluate.measured import measured
 from cardiojax.evaluate.metrics import MEASURES, Accumulator, agreement, with_ef
-from cardiojax.evaluate.overlap import MaskAgreement, rows_of_amounts, rows_of_masks
+from cardiojax.evaluate.overlap import rows_of_amounts, rows_of_masks, summary
 from cardiojax.evaluate.samples import generated, sample_grid
 from cardiojax.files import whole, write_rows, write_text
 from cardiojax.models.gaugan import GauganModel
@@ -24,22 +25,19 @@ from cardiojax.provenance import commit
 NAMES = {"edv": "EDV (ml)", "esv": "ESV (ml)", "ef": "EF (points)"}
 
 
-def evaluate(model: MeasuringModel, split: Split, out: Path) -> dict:
+def evaluate(model: MeasuringModel, split: Split, out: Path, process: int = 0, processes: int = 1) -> dict | None:
     """Predict every study of a split and write an evaluation's files into `out`. Returns what metrics.json holds.
 
-    What contours see is compared with the studies' own masks too, where there are any.
+    What contours see is compared with the studies' own masks too, where there are any. Several processes share the
+    studies: the last one to end writes the files, the others return None.
     """
     out.mkdir(parents=True, exist_ok=True)
-    accumulator, masks = Accumulator(model.mean_predictor), MaskAgreement()
-    rows = []
-    for study, p in model.predict_many(split, slices=max_slices(split)):
-        assert study.volumes_ml is not None          # `open_split` has left such studies out
-        if model.sees_masks and study.has_lv:
-            masks.add(p, study)
-        accumulator.add(np.array([[p.edv_ml, p.esv_ml]]), study.volumes_ml[None])
-        true = with_ef(np.asarray(study.volumes_ml, np.float64)[None])[0]
-        rows.append({**p.row(), **{f"true_{name}": f"{v:.2f}" for name, v in
-                                   zip(("edv_ml", "esv_ml", "ef_percent"), true, strict=True)}})
+    studies = measured(model, split, out, process, processes)
+    if studies is None:
+        return None
+    accumulator = Accumulator(model.mean_predictor)
+    accumulator.add(*(np.array([s[of] for s in studies]) for of in ("predicted_ml", "truth_ml")))
+    rows, masks = [s["row"] for s in studies], [s["masks"] for s in studies if s["masks"]]
     predicted, truth = (with_ef(np.concatenate(v)) for v in (accumulator.predicted, accumulator.truth))
     groups = statistics.subgroups(truth[:, 2], split.n_slices, split.slice_spacing_mm)
     result = {**accumulator.result(), "ef_classes": statistics.ef_classes(predicted[:, 2], truth[:, 2]),
@@ -50,8 +48,8 @@ def evaluate(model: MeasuringModel, split: Split, out: Path) -> dict:
               "seed": model.settings["seed"], "commit": commit()}
     write_rows(out / "predictions.csv", [list(rows[0]), *(row.values() for row in rows)])
     tables = {"": table(result)}
-    if masks.studies:
-        result |= masks.result()
+    if masks:
+        result |= summary(masks)
         tables |= {"Masks": rows_of_masks(result), "Other amounts": rows_of_amounts(result)}
     figures.scatter({"": (predicted, truth)}, out / "scatter.png")
     figures.bland_altman({"": (predicted, truth)}, out / "bland_altman.png")

@@ -40,6 +40,10 @@ class MeasuringModel(abc.ABC):
     def on(self, device: Any) -> "MeasuringModel":
         """The same model with its arrays on `device`, a jax.Device."""
 
+    @abc.abstractmethod
+    def arrays(self) -> dict[str, np.ndarray]:
+        """All of its arrays by the names that model.npz has."""
+
     @functools.cached_property
     def replicas(self) -> list["MeasuringModel"]:
         """The same model on each of this process's accelerators; where there are not several, this one."""
