@@ -6,9 +6,9 @@ from pathlib import Path
 import cardiojax
 
 PACKAGE = Path(cardiojax.__file__).parent
-LAYERS = ("errors", "files", "pages", "provenance", "units", "grid", "study", "config", "readers", "preparation",
-          "phantom", "ops", "nets", "models", "data", "synthesis", "evaluate", "writers", "train", "experiment", "port",
-          "bench", "cli")
+LAYERS = ("errors", "files", "pages", "provenance", "machine", "units", "grid", "study", "config", "readers",
+          "preparation", "phantom", "ops", "nets", "models", "data", "synthesis", "evaluate", "writers", "train",
+          "experiment", "port", "bench", "cli")
 LAZY = {"load": "models"}                  # what the package itself gives, and where it comes from
 
 

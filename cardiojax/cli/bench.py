@@ -10,6 +10,7 @@ from typing import Literal
 import tyro
 
 from cardiojax.errors import InputError
+from cardiojax.machine import usable_cores
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -94,7 +95,7 @@ def device_name(kind: str) -> str:
         return kind
     cpuinfo = Path("/proc/cpuinfo")
     flags = cpuinfo.read_text().split() if cpuinfo.exists() else []
-    return ", ".join([f"cpu, {platform.machine()}, {os.cpu_count()} cores",
+    return ", ".join([f"cpu, {platform.machine()}, {usable_cores()} cores",
                       *(f for f in ("avx512_bf16", "amx_bf16") if f in flags)])
 
 

@@ -26,10 +26,11 @@ def main(argv: list[str]) -> int:
     tyro.cli(Doctor, args=argv, prog="cardiojax doctor")
     import jax
 
+    from cardiojax.machine import usable_cores
     from cardiojax.provenance import commit, versions
 
     print(f"cardiojax     {versions()['cardiojax']}, commit {commit()[:12] or 'unknown'}")
-    print(f"Python        {platform.python_version()}, {platform.platform()}, {os.cpu_count()} CPUs")
+    print(f"Python        {platform.python_version()}, {platform.platform()}, {usable_cores()} cores to use")
     print("versions      " + ", ".join(f"{name} {v}" for name, v in versions().items() if name != "cardiojax"))
     print("devices       " + ", ".join(f"{d.device_kind} ({d.platform})" for d in jax.devices()))
     cache = Path(os.environ.get("JAX_COMPILATION_CACHE_DIR", ""))

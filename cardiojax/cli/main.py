@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 from cardiojax.errors import InputError, Preempted
+from cardiojax.machine import usable_cores
 
 VERBS = {
     "demo": "a phantom patient as raw DICOM, measured: a table, a page, masks, in seconds",
@@ -87,10 +88,6 @@ def with_our_flags() -> str:
     and comes out ten times slower (measured on an H200 with jax 0.11.2)."""
     flags, trial = os.environ.get("XLA_FLAGS", ""), "--xla_gpu_experimental_enable_fusion_autotuner"
     return flags if trial in flags else f"{flags} {trial}=false".strip()
-
-
-def usable_cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def set_up(cache: bool = True):

@@ -1,7 +1,6 @@
 """A split → padded batches by grain: shuffled and endless to train on, each study once to evaluate on."""
 
 import concurrent.futures
-import os
 from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple, TypeVar
 
@@ -13,6 +12,7 @@ from cardiojax.data import records
 from cardiojax.data.kept import Kept, default_limit_gib
 from cardiojax.data.split import Source, Split
 from cardiojax.errors import DataError
+from cardiojax.machine import usable_cores
 from cardiojax.preparation.batch import Batch, batch_of, collate, padded_slices, study_arrays
 
 Item = TypeVar("Item")
@@ -34,7 +34,7 @@ class Reading(NamedTuple):
 
     @property
     def threads(self) -> int:
-        return self.workers or min(WORKERS, os.cpu_count() or 1)
+        return self.workers or min(WORKERS, usable_cores())
 
 
 PLAINLY = Reading()

@@ -3,12 +3,12 @@
 import concurrent.futures
 import functools
 import multiprocessing
-import os
 from collections.abc import Iterator
 
 from cardiojax import phantom
 from cardiojax.data import records
 from cardiojax.data.study_builder import StudyBuilder, StudyConfig
+from cardiojax.machine import usable_cores
 from cardiojax.study import Study
 
 SPLITS = {"train": (0, 120), "validation": (120, 12), "test": (132, 30)}      # first index, studies
@@ -28,7 +28,7 @@ class Builder(StudyBuilder):
         phantom alone, not what records take."""
         assert self.builder_config is not None
         make = functools.partial(phantom.prepared_study, self.builder_config.name)
-        pool = concurrent.futures.ProcessPoolExecutor(os.cpu_count(), mp_context=multiprocessing.get_context("spawn"))
+        pool = concurrent.futures.ProcessPoolExecutor(usable_cores(), mp_context=multiprocessing.get_context("spawn"))
         made = {name: [pool.submit(make, i) for i in range(first, first + count)]
                 for name, (first, count) in SPLITS.items()}
         pool.shutdown(wait=False)                # it ends with its last study
