@@ -256,6 +256,7 @@ def test_show_says_what_a_run_is(run, capsys):
     assert "last validation" in out
     assert "parents: none" in out
     assert "checkpoints: step 2" in out
+    assert re.search(r"^time: \S+ s a step, .* % of it waiting for input, the last evaluation \S+ s", out, re.M)
     with np.load(run / "model.npz") as arrays:
         assert f"{sum(a.size for n, a in arrays.items() if n.startswith('params/')):,} parameters" in out
 

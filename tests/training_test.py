@@ -91,7 +91,8 @@ def test_a_run_folder_is_whole(finished):
     lines = [json.loads(line) for line in (path / "metrics.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines if line["kind"] == "train"] == [1, 2, 3, 4]
     assert lines[-1]["edv_rmse"] == metrics["edv_rmse"]
-    machine, = (line for line in lines if line["kind"] == "machine")
+    machine = {k: v for line in lines if line["kind"] == "machine" for k, v in line.items()}
+    assert machine["evaluation_s"] > 0
     assert machine["per_s"] * machine["step_s"] == pytest.approx(CONFIG.batch, rel=0.01)
     assert 0 <= machine["input_wait_share"] <= 1
     assert list((path / "tensorboard").iterdir())

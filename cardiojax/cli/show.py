@@ -36,6 +36,8 @@ def main(argv: list[str]) -> int:
         last = next((line for line in reversed(lines) if line["kind"] == kind), None)
         if last:
             print(f"last {kind}: {json.dumps(last)}")
+    if time := time_of(lines):
+        print(f"time: {time}")
     evaluations = [line for line in lines if line["kind"] == "validation"]
     if evaluations:
         Console().print(table_of(evaluations))
@@ -53,6 +55,20 @@ def ancestors(run: Path, config: dict) -> list[str]:
             found[-1] += " (not here)"
             break
     return found
+
+
+def time_of(lines: list[dict]) -> str:
+    """What the training's time went into, by its last lines about the machine; empty where it has none yet."""
+    def last(key: str) -> dict:
+        return next((line for line in reversed(lines) if line["kind"] == "machine" and key in line), {})
+
+    if not (pace := last("step_s")) or not pace["step_s"]:
+        return ""
+    found = [f"{pace['step_s']:.3g} s a step, {pace['per_s']:.4g} a second",
+             f"{100 * pace['input_wait_share']:.1f} % of it waiting for input"]
+    if seconds := last("evaluation_s").get("evaluation_s"):
+        found.append(f"the last evaluation {seconds:.3g} s, as long as {seconds / pace['step_s']:.0f} steps")
+    return ", ".join(found)
 
 
 def size(run: Path) -> str:

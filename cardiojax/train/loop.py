@@ -120,9 +120,11 @@ def fit(task: Task, run: Run, *, steps: int, batch: int, evaluate_every: int, se
                 if pace.due or last:
                     run.log(step, pace.facts(), "machine")
             if step % evaluate_every == 0 or last:
+                began = time.monotonic()
                 metrics, model, pictures = task.evaluate(parallel.local_state(state), parallel.local_batch,
                                                          everything=last or keep == "best")
                 score = task.score(metrics)
+                run.log(step, {"evaluation_s": round(time.monotonic() - began, 4)}, "machine")
                 run.log(step, {**metrics, "score": score}, "validation")
                 for name, picture in pictures.items():
                     run.picture(step, name, picture)
