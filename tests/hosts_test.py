@@ -239,6 +239,21 @@ def test_tasks_of_a_node():
 
 
 @pytest.mark.slow
+def test_processes_are_measured_together(phantom_data, tmp_path):
+    """All of them take the step, on the devices of all; the first says how fast."""
+    local = python("cardiojax", "local", "--processes", "2", "--", "bench", "train", "--task", "sfera", "--preset",
+                   "tiny", "--batch", "4", "--parallel", "pmap", "--rounds", "1", "--json", str(tmp_path / "x.json"),
+                   "--data", "phantom/dsb_like:train", "--data-dir", str(phantom_data))
+    errors = local.communicate(timeout=300)[1]
+    assert local.returncode == 0, errors
+    found = json.loads((tmp_path / "x.json").read_text())
+    rows = {row["what"]: row for row in found["rows"]}
+    assert found["processes"] == 2
+    assert {(row["devices"], row["batch"]) for row in found["rows"]} == {(2, 4)}
+    assert rows["train sfera"]["value"] * rows["train sfera call"]["value"] == pytest.approx(4 * 1000, rel=1e-2)
+
+
+@pytest.mark.slow
 def test_who_waits_in_vain_says_so():
     """One line and exit code 2, where JAX itself would end in an abort."""
     alone = python("cardiojax", *TRAIN, "x", "--run", "x", "--coordinator", free_address(), "--processes", "2",

@@ -232,10 +232,11 @@ def test_accumulated_on_four_devices_is_on_one_and_remat_changes_nothing(phantom
     close(task, one, stepped(StepOptions(accumulate=2, remat=True), 4)[1])
 
 
-def test_a_dry_run_says_what_a_step_costs(phantom_data, tmp_path, caplog):
+@pytest.mark.parametrize("mode", ["jit", "pmap"])
+def test_a_dry_run_says_what_a_step_costs(phantom_data, tmp_path, caplog, mode):
     with caplog.at_level("INFO", "cardiojax"):
         sfera.train(dataclasses.replace(CONFIG, batch=8), preset="tiny", training=ONE["training"], validation=None,
-                    data_dir=phantom_data, run=tmp_path / "run", options=StepOptions(dry_run=True))
+                    data_dir=phantom_data, run=tmp_path / "run", options=StepOptions(mode, dry_run=True))
     assert "a step: 8 studies on 8 × cpu" in caplog.text
     count = sum(x.size for x in jax.tree.leaves(task_of(phantom_data).init(jax.random.key(0)).params))
     assert f"params {count:,}" in caplog.text

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from cardiojax.bench import serve
 from cardiojax.bench.workloads import Spec
 from cardiojax.errors import InputError
 
@@ -75,10 +76,34 @@ class Side:
                    "value": float(f"{value:.4g}"), "unit": unit}
 
 
+class Here(Side):
+    """This process itself, where it is one of several that take each step together: all of them measure it."""
+
+    def __post_init__(self):
+        self.workload, self.about = serve.begun(self.spec)
+        self.seconds: list[float] = []
+
+    def turn(self):
+        self.seconds.append(serve.timed(self.workload))
+
+    def end(self):
+        self.peak_memory_bytes = serve.peak_memory_bytes(self.spec)
+
+
 def share_of_peak(flops: float | None, seconds: float, spec: Spec, device: str) -> float | None:
     """Of what the device's matrix units can do in the spec's type; None where their speed is not known."""
     peak = PEAKS.get(device, {}).get(spec.dtype)
     return flops / seconds / (peak * spec.devices) if peak and flops else None
+
+
+def measured_here(spec: Spec, rounds: int, heard) -> list[Side]:
+    """The one side of a measurement that several processes make together."""
+    side = Here(spec)
+    for _ in range(rounds):
+        side.turn()
+        heard(side)
+    side.end()
+    return [side]
 
 
 def measured(specs: list[Spec], rounds: int, heard) -> list[Side]:

@@ -70,12 +70,15 @@ def _stepping(spec: Spec) -> tuple[Callable, Iterator, Callable, float]:
     parallel = Parallel(task, spec.parallel, devices=jax.devices()[:spec.devices])
     with on_host():
         state = task.init(jax.random.key(0))
-    batches, place, key = task.batches(0, devices=spec.devices), parallel.place_batch, jax.random.key(1)
-    of_step = spec.devices * flops(parallel.traced(state, next(batches)).jaxpr, platform_of(parallel.devices[0]))
+    place, key = parallel.place_batch, jax.random.key(1)
+    whole = next(task.batches(0, devices=spec.devices))
+    of_step = spec.devices * flops(parallel.traced(state, whole).jaxpr, platform_of(parallel.devices[0]))
+    own = {"process": jax.process_index(), "processes": jax.process_count(), "devices": spec.devices}
+    batches = task.batches(0, **own)
     if spec.resident:
         resident.check(task, parallel.devices[0])
         on_devices = resident.Resident(task, parallel)
-        batches, place = on_devices.batches(0, devices=spec.devices), on_devices.place_batch
+        batches, place = on_devices.batches(0, **own), on_devices.place_batch
     state = parallel.place(state)
 
     def step(batch):

@@ -14,22 +14,32 @@ import jax
 
 from cardiojax.bench.ours import ours
 from cardiojax.bench.theirs import theirs
-from cardiojax.bench.workloads import Spec
+from cardiojax.bench.workloads import Spec, Workload
 
 
 def main():
     spec = Spec(**json.loads(sys.argv[1]))
+    workload, about = begun(spec)
+    say(about)
+    for _ in sys.stdin:
+        say(timed(workload))
+    say(peak_memory_bytes(spec))
+
+
+def begun(spec: Spec) -> tuple[Workload, dict]:
+    """What is measured, compiled and warm, and what it does."""
     workload = (ours if spec.impl == "cardiojax" else theirs)(spec)
     for _ in range(2):
-        workload.call()                  # compiles, warms up
-    say({"things": workload.things, "unit": workload.unit, "flops": workload.flops,
-         "device": jax.devices()[0].device_kind})
-    for _ in sys.stdin:
         workload.call()
-        began = time.perf_counter()
-        workload.call()
-        say(time.perf_counter() - began)
-    say(peak_memory_bytes(spec))
+    return workload, {"things": workload.things, "unit": workload.unit, "flops": workload.flops,
+                      "device": jax.devices()[0].device_kind}
+
+
+def timed(workload: Workload) -> float:
+    workload.call()
+    began = time.perf_counter()
+    workload.call()
+    return time.perf_counter() - began
 
 
 def peak_memory_bytes(spec: Spec) -> int:
@@ -38,7 +48,7 @@ def peak_memory_bytes(spec: Spec) -> int:
         import torch
         if torch.cuda.is_available():
             return torch.cuda.max_memory_allocated()
-    elif stats := jax.devices()[0].memory_stats():
+    elif stats := jax.local_devices()[0].memory_stats():
         return stats["peak_bytes_in_use"]
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 

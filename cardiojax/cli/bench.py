@@ -22,6 +22,9 @@ class Bench:
     of one. input: reading and batching records (--data; phantom studies in memory without). scaling: the training step
     on 1, 2, 4 … devices, the batch a device staying the same.
     Run it on a quiet machine.
+
+    train and loop also on all devices of several hosts: the same command on each, as for `train` (`srun cardiojax bench
+    train …`, `cardiojax local …`, or --coordinator, --processes and --process); the first writes the result.
     """
 
     what: tyro.conf.Positional[Literal["train", "loop", "generate", "predict", "input", "scaling"]]
@@ -56,6 +59,12 @@ class Bench:
     data_dir: Path = Path("data")
     rounds: int = 5
     """Turns of each side."""
+    coordinator: str | None = None
+    """HOST:PORT of the first of several processes that take each step together."""
+    processes: int | None = None
+    """How many processes there are."""
+    process: int | None = None
+    """Which one this is, from 0."""
     json: Path
     """File for the result."""
 
@@ -66,27 +75,48 @@ def main(argv: list[str]) -> int:
     import jax
 
     from cardiojax.bench import measure
+    from cardiojax.train.hosts import join
+
+    if args.rounds < 1 or args.batch < 0:
+        raise InputError("--rounds is 1 or more, --batch 0 or more")
+    join(args.coordinator, args.processes, args.process)
+    if jax.process_count() > 1:
+        sides = measure.measured_here(shared_spec(args, len(jax.devices())), args.rounds, said)
+    else:
+        sides = measure.measured(specs_of(args, len(jax.devices())), args.rounds, said)
+    if jax.process_index() == 0:
+        write(args, sides)
+    return 0
+
+
+def said(side):
+    """Each turn, by the first process."""
+    import jax
+
+    if jax.process_index() == 0:
+        print(f"{side.spec.name}{f', {side.spec.devices} devices' if side.spec.devices > 1 else ''}: "
+              f"{1000 * side.seconds[-1]:.4g} ms", flush=True)
+
+
+def write(args: Bench, sides: list):
+    """--json, and the same as a table."""
+    import jax
+
+    from cardiojax.bench import measure
     from cardiojax.cli.evaluate import show
     from cardiojax.files import write_text
     from cardiojax.provenance import commit
 
-    if args.rounds < 1 or args.batch < 0:
-        raise InputError("--rounds is 1 or more, --batch 0 or more")
-    specs = specs_of(args, len(jax.devices()))
-    sides = measure.measured(specs, args.rounds, lambda side: print(
-        f"{side.spec.name}{f', {side.spec.devices} devices' if side.spec.devices > 1 else ''}: "
-        f"{1000 * side.seconds[-1]:.4g} ms", flush=True))
     rows = [row for side in sides for row in side.rows()]
     args.json.parent.mkdir(parents=True, exist_ok=True)
     write_text(args.json, json.dumps({
-        "device": device_name(jax.devices()[0].device_kind), "preset": args.preset,
+        "device": device_name(jax.devices()[0].device_kind), "processes": jax.process_count(), "preset": args.preset,
         "data": args.data or "phantom", "rounds": args.rounds, "jax": jax.__version__, "commit": commit(),
         "rows": rows, **measure.ratios(sides)}, indent=2))
     show([["", "impl", "dtype", "devices", "batch", "value"], *(
         [r["what"], r["impl"], r["dtype"], str(r["devices"]), str(r["batch"]), f"{r['value']:.4g} {r['unit']}"]
         for r in rows)], f"preset {args.preset}")
     print(f"result: {args.json}")
-    return 0
 
 
 def device_name(kind: str) -> str:
@@ -97,6 +127,17 @@ def device_name(kind: str) -> str:
     flags = cpuinfo.read_text().split() if cpuinfo.exists() else []
     return ", ".join([f"cpu, {platform.machine()}, {usable_cores()} cores",
                       *(f for f in ("avx512_bf16", "amx_bf16") if f in flags)])
+
+
+def shared_spec(args: Bench, devices: int):
+    """What several processes measure together, on all of their devices. Raises InputError for what they do not."""
+    from cardiojax.train.parallel import check_batch
+
+    if args.what not in ("train", "loop") or args.peer != "none" or len(args.dtypes) != 1:
+        raise InputError("several processes measure train or loop, in one of --dtypes, without a --peer")
+    spec, = specs_of(args, devices)
+    check_batch(spec.config.batch, devices, spec.unit, args.accumulate)
+    return dataclasses.replace(spec, devices=devices)
 
 
 def specs_of(args: Bench, devices: int) -> list:

@@ -22,7 +22,7 @@ GRACE_S = {PREEMPTED: 300.0}        # for the others to end by themselves after 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Local:
-    """Run `cardiojax train …` as several processes of this machine, which find each other by themselves.
+    """Run `cardiojax train …` or `bench …` as several processes of this machine, which find each other by themselves.
 
     cardiojax local --processes 2 --devices 4 -- train sfera --preset large …
 
@@ -42,7 +42,7 @@ class Local:
 def main(argv: list[str]) -> int:
     words, command = (argv[:argv.index("--")], argv[argv.index("--") + 1:]) if "--" in argv else (argv, [])
     args = tyro.cli(Local, args=words, prog="cardiojax local")
-    if command[:1] != ["train"]:
+    if command[:1] not in (["train"], ["bench"]):
         raise InputError("after --, the command to run: cardiojax local --processes 2 -- train sfera …")
     if args.processes < 1 or args.devices < 1:
         raise InputError("--processes and --devices are 1 or more")

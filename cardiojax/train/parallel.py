@@ -118,6 +118,7 @@ class Parallel:
         self.replicated, self.sharded = shardings(self.devices)
         self.local_replicated, self.local_sharded = shardings(self.local_devices)
         self.local_device_count = len(self.local_devices)
+        self.of_task = task.step
         self._step = on_devices(task.step, mode, tuple(self.devices))
         self.constants_on_host = task.constants
 
@@ -165,20 +166,21 @@ class Parallel:
         return jax.tree.map(lambda x: jax.ShapeDtypeStruct(np.shape(x), x.dtype, sharding=self.replicated), state)
 
     def traced(self, state: Any, batch: Any) -> jax.stages.Traced:
-        """The step for one process, from shapes alone; with several devices, what each of them does."""
+        """The step on a whole batch, from shapes alone; with several devices, what each of them does. By jit: a pmap
+        does the same, and JAX does not let it be traced."""
         def abstract(tree, sharding):
             return jax.tree.map(lambda x: jax.ShapeDtypeStruct(np.shape(x), x.dtype, sharding=sharding), tree)
 
-        batch = abstract(batch, self.sharded)
-        return self._step.trace(self.abstract(state), batch, jax.random.key(0),
-                                abstract(self.constants_on_host, self.replicated))
+        step = on_devices(self.of_task, "jit", tuple(self.devices))
+        return step.trace(self.abstract(state), abstract(batch, self.sharded), jax.random.key(0),
+                          abstract(self.constants_on_host, self.replicated))
 
     def lowered(self, state: Any, batch: Any, platform: str | None = None) -> jax.stages.Lowered:
         """The same, lowered for these devices, or as for a `platform` ("cuda", "tpu") that is not here."""
         return self.traced(state, batch).lower(lowering_platforms=None if platform is None else (platform,))
 
     def compiled(self, state: Any, batch: Any) -> jax.stages.Compiled:
-        """The step for one process, compiled from shapes alone."""
+        """The same, compiled."""
         return self.lowered(state, batch).compile()
 
     def place_batch(self, batch: Any) -> Any:
