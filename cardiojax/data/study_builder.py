@@ -62,6 +62,7 @@ class StudyBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         self.failures: dict[str, str] = {}
         self.beam = False                    # True: studies are read by Apache Beam's workers
         self.listed: dict[str, list[str]] = {}        # by split, the studies there are
+        self.first_with: dict[str, str] = {}          # by a digest of the images, the study that had them first
 
     def _info(self) -> tfds.core.DatasetInfo:
         schema = {"features": records.features(), "disable_shuffling": True}
@@ -128,12 +129,20 @@ class StudyBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         return {split: [s for s in members if s[0] not in self.excluded] for split, members in sources.items()}
 
     def _generate_examples(self, sources: Iterable[Source], training: bool) -> Iterator[tuple[str, dict]]:
-        for source in sources:
+        for study_id, read in sources:
             try:
-                yield source[0], record(source, self.name, self.builder_config, training)
+                study = read()
+                self._warn_of_a_twin(study)
+                yield study_id, record(study, self.name, self.builder_config, training)
             except StudyError as error:
-                self.failures[source[0]] = str(error)
+                self.failures[study_id] = str(error)
                 log.error("%s", error)
+
+    def _warn_of_a_twin(self, study: Study):
+        """One line where a study's images are another patient's, which a test split must not share with training."""
+        first = self.first_with.setdefault(hashlib.sha256(study.frames.tobytes()).hexdigest(), study.study_id)
+        if self.patient_of(first) != self.patient_of(study.study_id):
+            log.warning("study %s: its images are those of %s: one scan under two names?", study.study_id, first)
 
     def _on_workers(self, sources: list[Source], training: bool):
         """The same as a Beam transform; the studies' places keep their order in the shards."""
@@ -152,21 +161,20 @@ class StudyBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
 def usable(numbered: tuple[int, Source], **settings) -> Iterator[tuple[int, dict]]:
     """A study's record under its number, or nothing and its reason in the log."""
     try:
-        yield numbered[0], record(numbered[1], **settings)
+        yield numbered[0], record(numbered[1][1](), **settings)
     except StudyError as error:
         log.error("%s", error)
 
 
-def record(source: Source, name: str, config: StudyConfig, training: bool) -> dict:
-    """One study read, prepared and encoded. Raises StudyError."""
-    study_id, read = source
-    study = read().replace(source=name)
+def record(study: Study, name: str, config: StudyConfig, training: bool) -> dict:
+    """One study as read, prepared and encoded. Raises StudyError."""
+    study = study.replace(source=name)
     if training:
-        require_slices(study_id, len(study), "slices")
+        require_slices(study.study_id, len(study), "slices")
     if config.trimmed:
         study = preparation.trim(study)
     if training and config.consecutive:
-        require_slices(study_id, study.consecutive_slices, "consecutive slices")
+        require_slices(study.study_id, study.consecutive_slices, "consecutive slices")
     return records.encode(preparation.prepare(study, config.centre))
 
 

@@ -13,15 +13,21 @@ from cardiojax.study import Study
 log = logging.getLogger("cardiojax")
 
 TEST_SHARE, VALIDATION_SHARE = 0.2, 0.1
+TWINS = {"patient074": "patient076"}       # one scan, published twice: the same voxels, contoured by two hands
 
 
 class Builder(StudyBuilder):
-    """Splits: `testing/` is the test split where it is there, else 20 % of each group; 10 % validation."""
+    """Splits: `testing/` is the test split where it is there, else 20 % of each group; 10 % validation. A scan that was
+    published twice is one patient's, and in one split."""
 
     MANUAL_DOWNLOAD_INSTRUCTIONS = (
         "Register at the ACDC challenge site of CREATIS (Lyon), download the database and unpack it, so that "
         "SOURCE/training/patient001/Info.cfg exists (and SOURCE/testing/patient101/… for the official test "
         "set). CC BY-NC-SA 4.0; cite Bernard et al. 2018.")
+
+    @staticmethod
+    def patient_of(study_id: str) -> str:
+        return TWINS.get(study_id, study_id)
 
     def _split_generators(self, dl_manager):
         root = Path(dl_manager.manual_dir)
@@ -40,7 +46,8 @@ def patients(folder: Path) -> list[Path]:
 
 
 def split_by_group(folders: list[Path], hold_out: bool) -> dict[str, list[Path]]:
-    """Per group, in the fixed order of the patients' hashes: test (where held out), validation, the rest train."""
+    """Per group, in the fixed order of the patients' hashes: test (where held out), validation, the rest train. A twin
+    then goes to the other, and moves nobody else."""
     groups = collections.defaultdict(list)
     for folder in folders:
         try:
@@ -56,7 +63,11 @@ def split_by_group(folders: list[Path], hold_out: bool) -> dict[str, list[Path]]
         splits["test" if hold_out else "train"] += members[:test_end]
         splits["validation"] += members[test_end:validation_end]
         splits["train"] += members[validation_end:]
-    return {name: sorted(members) for name, members in splits.items() if members}
+    split_of = {folder.name: name for name, members in splits.items() for folder in members}
+    found = collections.defaultdict(list)
+    for folder in sorted(folders):
+        found[split_of.get(Builder.patient_of(folder.name), split_of[folder.name])].append(folder)
+    return {name: found[name] for name in splits if name in found}
 
 
 def sources(folders: list[Path]) -> list[Source]:

@@ -4,7 +4,8 @@ import tensorflow_datasets as tfds
 
 import data_builders  # noqa: F401
 from cardiojax.cli.main import main
-from cardiojax.data import records
+from cardiojax.data import builders, records
+from data_builders.acdc import acdc_dataset_builder
 
 
 def built(source, data_dir, name="acdc"):
@@ -31,6 +32,20 @@ def test_volumes_labels_and_held_out_groups(tmp_path, acdc_patient):
     np.testing.assert_allclose(study.volumes_ml, [64 * 2.25 * 60 / 1000, 25 * 2.25 * 60 / 1000], rtol=1e-5)
     assert set(np.unique(study.masks)) == {0, 1}
     assert study.source == "acdc"
+
+
+@pytest.mark.parametrize("hold_out", [True, False])
+def test_a_scan_that_was_published_twice_is_in_one_split(tmp_path, acdc_patient, hold_out):
+    """patient074 and patient076, and nobody else goes elsewhere for it."""
+    folders = [acdc_patient(tmp_path / f"patient{i:03d}") for i in range(61, 81)]
+    splits = acdc_dataset_builder.split_by_group(folders, hold_out)
+    split_of = {f.name: name for name, members in splits.items() for f in members}
+    assert split_of["patient074"] == split_of["patient076"] == "train"
+    without = acdc_dataset_builder.split_by_group([f for f in folders if f.name != "patient076"], hold_out)
+    assert ("test" if hold_out else "train") == {f.name: n for n, m in without.items() for f in m}["patient074"]
+    assert len(split_of) == 20
+    assert builders.patients([("acdc", "patient074"), ("acdc", "patient075")]) == {
+        ("acdc", "patient074"): "acdc/patient076", ("acdc", "patient075"): "acdc/patient075"}
 
 
 def test_an_official_test_set_is_the_test_split(tmp_path, acdc_patient):

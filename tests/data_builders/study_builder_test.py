@@ -51,7 +51,7 @@ def test_evenly_spaced_slices_are_all_consecutive():
     (stack(gaps=(0, 5), lv=slice(1, 6)), 5), (stack(gaps=(4,), lv=slice(1, 7)), None)])
 def test_papers_rule_counts_consecutive_slices_between_base_and_apex(study, kept):
     def made(training):
-        return record(("s", lambda: study), "d", PAPER, training)
+        return record(study, "d", PAPER, training)
 
     if kept is None:
         with pytest.raises(ValueError, match="consecutive slices, left out of training"):
@@ -129,3 +129,13 @@ def test_a_patient_in_two_splits_is_refused(tmp_path):
     visits = {"train": [("9000001", None)], "test": [("9000001_3_0", None)]}
     with pytest.raises(DataError, match="patient 9000001 of ukbb is in both train and test"):
         builder._splits(visits)
+
+
+def test_one_scan_under_two_names_is_named(tmp_path, acdc_patient, capsys):
+    """All invented patients have the same images, here of another shape each, but for two."""
+    for i in range(1, 8):
+        acdc_patient(tmp_path / "in" / "training" / f"patient{i:03d}", shape=(20, 24 + min(i, 6), 6))
+    assert main(["build", "acdc", "--source", str(tmp_path / "in"), "--data-dir", str(tmp_path / "out")]) == 0
+    told = [line for line in capsys.readouterr().err.splitlines() if "one scan under two names" in line]
+    assert len(told) == 1
+    assert {"patient006", "patient007"} <= set(told[0].replace(":", " ").split())
