@@ -12,7 +12,7 @@ VOLUMES = {"contours_small_acdc": "contours", "sfera_small_acdc": "SFERA", "hybr
 
 def volumes(results: dict[str, dict]) -> str:
     """Errors on held-out studies, a row a model."""
-    rows = ["| trained on `acdc:train` (70 patients), tested on `acdc:test` (20) | EDV RMSE (bias), ml | ESV RMSE "
+    rows = ["| trained on 70 patients of `acdc:train`, tested on `acdc:test` (19) | EDV RMSE (bias), ml | ESV RMSE "
             "(bias), ml | EF RMSE, points | EF MAE [95 %], points | training |", "|---|---|---|---|---|---|"]
     for file, name in VOLUMES.items():
         r = results[file]

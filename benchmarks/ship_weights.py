@@ -47,7 +47,7 @@ def main():
             "command": result["commands"][0],
             "seed": settings.get("seed", 0), "commit": settings["commit"], "licence": "CC BY-NC-SA 4.0",
             "data": "ACDC, 70 patients" if task != "hybrid" else "as its parts; put together on 10 others of ACDC",
-            "figures": {"on": "20 others of ACDC", "ef_mae_points": result["ef"]["mae"],
+            "figures": {"on": f"{result['n']} others of ACDC", "ef_mae_points": result["ef"]["mae"],
                         "edv_rmse_ml": result["edv"]["rmse"], "esv_rmse_ml": result["esv"]["rmse"]}}
     (FOLDER / "index.json").write_text(json.dumps(index, indent=2) + "\n")
     print(f"{sum(f.stat().st_size for f in FOLDER.iterdir()) / 1e6:.1f} MB in {FOLDER}")
