@@ -57,7 +57,8 @@ def card(name: str) -> str:
                      f"{m['r']:.3f} |")
     lines += ["", f"EF's mean absolute error is {result['ef']['mae']:.1f} points, 95 % interval "
               f"[{low:.1f}, {high:.1f}].", "",
-              "By group (`benchmarks/by_group.py`; three or four patients each, so read them as cases):", "", GROUPS(groups), ""]
+              "By group (`benchmarks/by_group.py`; three or four patients each, so read them as cases):", "",
+              GROUPS(groups), ""]
     if task != "sfera":
         lines += ["One study of another maker (GE, 11 slices × 20 phases) was read with an EF of "
                   f"{gold()['ef_percent']:.1f} %, by hand {gold()['ef_percent_marked']:.1f} %.", ""]

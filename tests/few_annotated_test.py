@@ -129,6 +129,7 @@ def test_folds_are_compared_as_one_set(whole):
     assert ratios["hybrid", "RSO", 9]["esv"]["rmse_ratio"] == pytest.approx(0.075 / 0.2, rel=0.01)
     assert ratios["hybrid-RSO", "RSO", 9]["esv"]["rmse_ratio"] == pytest.approx(0.125 / 0.2, rel=0.01)
     assert ratios["RSP-gaugan", "RSO", 4]["seeds"] == [0, 1]
+    assert result["drawn"] == "folds and the studies of each"
     # one set: RMSE over all six studies, not a mean of two
     truths = np.concatenate([arms.splits[seed]["test"].volumes_ml[:, 1] for seed in range(2)])
     by_fold = [p["esv"]["rmse"] for p in result["points"] if (p["arm"], p["labelled"]) == ("RSO", 4)]

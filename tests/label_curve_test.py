@@ -219,11 +219,14 @@ def test_what_was_pretrained_on_synthetic_studies_is_compared_with_real_ones_too
 
 
 def test_the_checklist_has_every_item_once():
-    known = claim.facts(goal="g", datasets=["d"], sfera=dataclasses.asdict(TINY.sfera), seeds=1, partitions="p",
-                        tested="3 test studies", commit="")
+    known = claim.facts(goal="g", datasets=["d"], sfera=dataclasses.asdict(TINY.sfera), seeds="1 of 1 seed",
+                        others={"GauGAN": {"steps": 1000, "batch": 8}}, drawn="studies and seeds",
+                        ensembles="a hybrid is the mean of two models", partitions="p", tested="3 test studies", commit="")
     rows = claim.rows(known)[1:]
     assert [int(number) for number, *_ in rows] == list(range(1, 45))
     assert {int(number) for number, _, fact in rows if fact != claim.OPEN} == known.keys()
+    assert "GauGAN, 1,000 updates of 8" in known[25]
+    assert known[27] == "a hybrid is the mean of two models"
 
 
 def test_who_knows_the_site_is_refused(two_datasets, tmp_path):

@@ -59,6 +59,18 @@ def test_one_seed_leaves_the_interval_to_the_studies():
     assert statistics.ratio_ci95(before, 2 * before) == pytest.approx([2, 2])
 
 
+def test_the_interval_over_folds_draws_folds_and_their_studies():
+    """Errors of 1 before; of two folds 1 and 3 after, alike within each: resamples of (1, 1), (1, 3), (3, 1), (3, 3)."""
+    before, after, folds = np.ones(8), np.repeat([1.0, 3], 4), np.repeat([0, 1], 4)
+    assert statistics.ratio_ci95_of_folds(before, after, folds) == pytest.approx([1, 3])
+    over = statistics.compared(before[None], after[None], folds)
+    assert over["rmse_ratio_ci95"] == pytest.approx([1, 3])
+    assert over["rmse_ratio"] == pytest.approx(5**0.5)
+    one = statistics.ratio_ci95_of_folds(before, after, np.zeros(8, int))        # as independent studies: narrower
+    assert 1 < one[0] < one[1] < 3
+    assert one == pytest.approx(statistics.ratio_ci95(before[None], after[None]), rel=0.1)
+
+
 def test_crps_of_a_step():
     """A certain prediction that is 6 ml off scores 6 / 600; a wide one is worse than a fitting one."""
     one = np.ones(1)

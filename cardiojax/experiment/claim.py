@@ -20,10 +20,12 @@ def rows(facts: Mapping[int, str]) -> list[list[str]]:
                 *([row["item"], row["asks for"], facts.get(int(row["item"]), OPEN)] for row in csv.DictReader(stream))]
 
 
-def facts(*, goal: str, datasets: Sequence[str], sfera: Mapping, seeds: int, partitions: str, tested: str,
-          commit: str) -> dict[int, str]:
-    """What every experiment with SFERA knows, by item. sfera: its settings; partitions: how studies came to them."""
+def facts(*, goal: str, datasets: Sequence[str], sfera: Mapping, others: Mapping[str, Mapping], seeds: str, drawn: str,
+          ensembles: str, partitions: str, tested: str, commit: str) -> dict[int, str]:
+    """What every experiment with SFERA knows, by item. sfera: its settings; others: those of the other networks, by
+    name; seeds: how many there are; drawn: by the bootstrap; partitions: how studies came to them."""
     net, augment = sfera["net"], sfera["augment"]
+    besides = "".join(f"; {name}, {c['steps']:,} updates of {c['batch']}" for name, c in others.items())
     return {
         5: "retrospective: the datasets were recorded before",
         6: goal,
@@ -38,18 +40,21 @@ def facts(*, goal: str, datasets: Sequence[str], sfera: Mapping, seeds: int, par
         20: "patients",
         21: f"no power analysis; {tested}",
         22: f"SFERA: {net['blocks']} residual blocks from {net['width']} channels at {net['size_px']} pixels, "
-            f"bidirectional LSTM of {net['lstm_features']}, readout {net['readout']!r}",
+            f"bidirectional LSTM of {net['lstm_features']}, readout {net['readout']!r}"
+            + "".join(f"; {name}" for name in others) + "; all settings stand in the run's JSON",
         23: ", ".join(f"{name} {version}" for name, version in versions().items()),
         24: "random by seed, or those of the pretraining",
         25: f"RAdam, {sfera['learning_rate']:g} decayed along half a cosine, batches of {sfera['batch']}; turned by up "
-            f"to {augment['rotation_deg']:g}°, shifted by {augment['shift_mm']:g} mm, scaled by {augment['scale']:.0%}",
+            f"to {augment['rotation_deg']:g}°, shifted by {augment['shift_mm']:g} mm, scaled by {augment['scale']:.0%}"
+            + besides,
         26: "the last weights" + (", averaged over steps" if sfera["ema"] else "") if sfera["keep"] == "last" else
             "the evaluation with the lowest error of the validation studies",
-        27: f"{sfera['views']} views of a study averaged" if sfera["views"] > 1 else "none",
+        27: "; ".join(filter(None, (sfera["views"] > 1 and f"{sfera['views']} views of a study averaged", ensembles)))
+            or "none",
         28: "RMSE, MAE, bias and Pearson's r of EDV, ESV (ml) and EF (points)",
-        29: "95 % intervals of the ratio of RMSE by a bootstrap of studies and seeds; Wilcoxon's and Kruskal–Wallis' "
+        29: f"95 % intervals of the ratio of RMSE by a bootstrap of {drawn}; Wilcoxon's and Kruskal–Wallis' "
             "tests; one primary endpoint, no correction of the others",
-        30: f"{seeds} seed{'s' if seeds > 1 else ''}",
+        30: seeds,
         37: "above, with intervals",
         42: f"commit {commit}" if commit else "an installed version, see the software",
         43: "cardiojax is open source (Apache 2.0); the stages' folders hold the trained models"}

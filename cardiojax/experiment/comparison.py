@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Integer
 
 from cardiojax.data import Split
 from cardiojax.evaluate import statistics
@@ -119,19 +119,26 @@ def summary(metrics: list[dict], by_seed: dict[int, Predictions]) -> dict:
         "rmse_of_seeds": [m[name]["rmse"] for m in metrics]} for k, name in enumerate(MEASURES)}}
 
 
-def against(baseline: dict[int, Predictions], other: dict[int, Predictions]) -> dict:
-    """`statistics.compared` and the verdict for each measure, and for EF on the studies of low EF."""
+def against(baseline: dict[int, Predictions], other: dict[int, Predictions], folds: bool = False) -> dict:
+    """`statistics.compared` and the verdict for each measure, and for EF on the studies of low EF. folds: each seed has
+    measured a fold of its own, and all of them are one set of studies."""
     shared = sorted(set(baseline) & set(other))
-    before, after = (errors([by[s] for s in shared]) for by in (baseline, other))
-    result = {"seeds": shared, **{name: decided(before[:, :, k], after[:, :, k]) for k, name in enumerate(MEASURES)}}
-    low = other[shared[0]]["truth"][:, 2] < statistics.LOW_EF
+    truths = [other[s]["truth"] for s in shared]
+    fold = np.repeat(np.arange(len(shared)), [len(t) for t in truths]) if folds else None
+    before, after = (np.concatenate([errors([by[s]]) for s in shared], axis=1 if folds else 0)
+                     for by in (baseline, other))
+    result = {"seeds": shared, **{name: decided(before[:, :, k], after[:, :, k], fold)
+                                  for k, name in enumerate(MEASURES)}}
+    low = (np.concatenate(truths) if folds else truths[0])[:, 2] < statistics.LOW_EF
     if low.sum() >= FEWEST:
-        result["ef_below_40"] = {**decided(before[:, low, 2], after[:, low, 2]), "n": int(low.sum())}
+        result["ef_below_40"] = {**decided(before[:, low, 2], after[:, low, 2], None if fold is None else fold[low]),
+                                 "n": int(low.sum())}
     return result
 
 
-def decided(before: Float[np.ndarray, "k n"], after: Float[np.ndarray, "m n"]) -> dict:
-    result = statistics.compared(before, after)
+def decided(before: Float[np.ndarray, "k n"], after: Float[np.ndarray, "m n"],
+            folds: Integer[np.ndarray, " n"] | None) -> dict:
+    result = statistics.compared(before, after, folds)
     return {**result, "verdict": statistics.verdict(result["rmse_ratio_ci95"])}
 
 

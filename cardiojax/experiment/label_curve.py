@@ -4,6 +4,7 @@ One comparison is the endpoint that is named beforehand: EF's RMSE of the main p
 updates, at the fewest labelled studies. All others are exploratory.
 """
 
+import collections
 import functools
 import json
 import logging
@@ -25,6 +26,7 @@ from cardiojax.provenance import commit
 
 log = logging.getLogger("cardiojax")
 
+NETWORKS = {"contours": "contours", "teaching": "contours of elsewhere, taught", "gaugan": "GauGAN"}     # by setting
 UNITS = {"edv": "EDV (ml)", "esv": "ESV (ml)", "ef": "EF (points)"}
 BySeed = dict[int, Predictions]
 Curve = dict[str, dict[int, BySeed]]           # by arm and number of labelled studies
@@ -43,7 +45,7 @@ def run(arms: LabelArms, known: Sequence[Path] = ()) -> dict:
                if cell in making}
     arms.out.mkdir(parents=True, exist_ok=True)
     result = {"settings": arms.settings() | {"commit": commit()}, "setting": arms.setting(), "tested": arms.tested(),
-              "sees": arms.sees()}
+              "sees": arms.sees(), "drawn": "folds and the studies of each" if arms.pooled else "studies and seeds"}
     for (arm, count, seed), found in ready(making):
         curve.setdefault(arm, {}).setdefault(count, {})[seed] = found
         finished = {(arm, count, seed): p for arm, by in curve.items() for count, seeds in sorted(by.items())
@@ -72,24 +74,17 @@ def point(arm: str, updates: int, count: int, seed: int, found: Predictions) -> 
 
 def compared(curve: Curve, control: str | None, pooled: bool) -> list[dict]:
     """Every arm against RSO with as many labelled studies, over the seeds that both have; what was pretrained also
-    against `control`. pooled: the seeds' studies differ, and are compared as one set of them."""
+    against `control`. pooled: the seeds' studies are folds, and are compared as one set."""
     found = []
     for arm, by_count in curve.items():
         pretrained = arm.startswith("RSP") and arm != control
         for baseline in (RSO, *((control,) if control and pretrained else ())):
             for count, seeds in sorted(by_count.items()):
                 other = curve.get(baseline, {}).get(count, {})
-                shared = sorted(seeds.keys() & other.keys())
-                if arm != baseline and shared:
-                    before, after = (as_one_set(of, shared) if pooled else of for of in (other, seeds))
-                    found.append({"arm": arm, "against": baseline, "labelled": count, **against(before, after),
-                                  "seeds": shared})
+                if arm != baseline and seeds.keys() & other.keys():
+                    found.append({"arm": arm, "against": baseline, "labelled": count,
+                                  **against(other, seeds, folds=pooled)})
     return found
-
-
-def as_one_set(seeds: BySeed, chosen: Sequence[int]) -> BySeed:
-    """The studies of these seeds as those of one."""
-    return {0: {kind: np.concatenate([seeds[seed][kind] for seed in chosen]) for kind in seeds[chosen[0]]}}
 
 
 def primary_endpoint(arms: LabelArms, comparisons: list[dict]) -> dict:
@@ -166,17 +161,25 @@ def draw(result: dict, file: Path):
     figures.save(figure, file)
 
 
+def seeds_of(points: list[dict]) -> list[int]:
+    """How many seeds each arm has at each number of labelled studies."""
+    return list(collections.Counter((p["arm"], p["labelled"]) for p in points).values())
+
+
 def write(out: Path, result: dict) -> Path:
     """The figure (PNG, SVG) and label_curve.html."""
     draw(result, out / "label_curve.png")
     settings, config = result["settings"], result["settings"]["config"]
     checklist = claim.facts(
         goal="how errors fall with the number of labelled studies; exploratory but for the primary endpoint",
-        datasets=[settings["dataset"], *settings.get("pretraining", ())], sfera=config["sfera"], seeds=config["seeds"],
+        datasets=[settings["dataset"], *settings.get("pretraining", ())], sfera=config["sfera"],
+        others={name: config[key] for key, name in NETWORKS.items() if key in config},
+        seeds=words.finished(seeds_of(result["points"]), config["seeds"]), drawn=result["drawn"],
+        ensembles="a hybrid is the mean of two models",
         partitions=result["setting"], tested=f"{result['tested']} test studies", commit=settings["commit"])
     write_text(out / "label_curve.html", page(
         "label_curve.html", {"curve": out / "label_curve.svg"}, title="How many labelled studies does it take?",
         setting=result["setting"], preset=settings["preset"], commit=settings["commit"],
         seeds=config["seeds"], claim=claim.rows(checklist), sees=result["sees"], primary=primary_in_words(result),
-        verdicts=verdicts(result), tables=[table(result, m) for m in reversed(MEASURES)], ratios=ratios(result)))
+        drawn=result["drawn"], verdicts=verdicts(result), tables=[table(result, m) for m in reversed(MEASURES)], ratios=ratios(result)))
     return out / "label_curve.html"

@@ -1,9 +1,17 @@
 """An experiment's results in words, from its statistics alone."""
 
+from collections.abc import Iterable
+
 from cardiojax.experiment.comparison import BASELINE, LONG, PRETRAINED, WARPED
 
 SAID = {"better": "helped", "worse": "harmed", "not decided": "neither helped nor harmed beyond chance: not decided"}
 SHOWN = {"better": "is shown to help", "worse": "is shown to harm", "not decided": "is not shown to matter"}
+
+
+def finished(counts: Iterable[int], wanted: int) -> str:
+    """How many seeds there are of those wanted, of each training: "2 of 3 seeds", "1 to 3 of 3 seeds"."""
+    low, high = min(counts := list(counts)), max(counts)
+    return f"{low if low == high else f'{low} to {high}'} of {wanted} seed{'s' if wanted > 1 else ''}"
 
 
 def primary(endpoint: dict) -> str:
