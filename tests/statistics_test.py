@@ -60,7 +60,7 @@ def test_one_seed_leaves_the_interval_to_the_studies():
 
 
 def test_the_interval_over_folds_draws_folds_and_their_studies():
-    """Errors of 1 before; of two folds 1 and 3 after, alike within each: resamples of (1, 1), (1, 3), (3, 1), (3, 3)."""
+    """Errors of 1 before; of two folds 1 and 3 after, alike within each: resamples of (1, 1), (1, 3), … (3, 3)."""
     before, after, folds = np.ones(8), np.repeat([1.0, 3], 4), np.repeat([0, 1], 4)
     assert statistics.ratio_ci95_of_folds(before, after, folds) == pytest.approx([1, 3])
     over = statistics.compared(before[None], after[None], folds)

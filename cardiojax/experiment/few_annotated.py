@@ -18,7 +18,7 @@ from cardiojax.errors import DataError
 from cardiojax.experiment.comparison import Predictions
 from cardiojax.experiment.config import FOLDS, FewAnnotatedConfig
 from cardiojax.experiment.folders import fingerprint
-from cardiojax.experiment.label_arms import HYBRID, RSO, RSO_PAPER, Cell, LabelArms, mean_of
+from cardiojax.experiment.label_arms import HYBRID, RSO, RSO_PAPER, Cell, LabelArms
 from cardiojax.models import load
 from cardiojax.models.gaugan import GauganModel
 from cardiojax.synthesis.build import VERSION, CohortSettings, build_cohort
@@ -80,12 +80,6 @@ class FewAnnotated(LabelArms):
                           for hybrid, other in ((HYBRID, GAUGAN), (HYBRID_RSO, RSO))}
                 found[RSO_PAPER, count, seed] = functools.partial(self.of_run, seed, self.rso_paper, count, seed)
         return found
-
-    def mean(self, cells: dict[Cell, Callable[[], Predictions]], arms: tuple[str, str], count: int, seed: int
-             ) -> Predictions:
-        """Of two arms' cells as they are when they are asked for, from elsewhere perhaps."""
-        one, other = (cells[arm, count, seed]() for arm in arms)
-        return mean_of(one, other)
 
     def contours(self, count: int, seed: int) -> Path:
         settings, labelled = self.config.contours, self.labelled(count, seed)

@@ -86,6 +86,13 @@ class LabelArms(Folders, abc.ABC):
     def held_out(self, seed: int) -> list[str]:
         return [fingerprint(self.splits[seed][split]) for split in ("validation", "test")]
 
+    def mean(self, cells: dict[Cell, Callable[[], Predictions]], arms: tuple[str, str], count: int, seed: int
+             ) -> Predictions:
+        """Half of each of two arms, whatever else would have to be learned from studies that neither was trained on.
+        Their cells are taken as they are when they are asked for, from elsewhere perhaps."""
+        one, other = (cells[arm, count, seed]() for arm in arms)
+        return {**one, "predicted": with_ef((one["predicted"][:, :2] + other["predicted"][:, :2]) / 2)}
+
     def rso(self, count: int, seed: int) -> Path:
         """From random weights, with as many updates as pretraining and finetuning take together."""
         return self.sfera(f"rso_{count}_{seed}", count, seed, self.alone())
@@ -127,11 +134,6 @@ def by_the_paper(settings: SferaConfig) -> SferaConfig:
     net = dataclasses.replace(settings.net, readout=paper.net.readout, dropout=paper.net.dropout)
     return dataclasses.replace(paper, net=net, batch=settings.batch, steps=settings.steps,
                                evaluate_every=settings.evaluate_every)
-
-
-def mean_of(one: Predictions, other: Predictions) -> Predictions:
-    """Half of each: whatever else would have to be learned from studies that neither was trained on."""
-    return {**one, "predicted": with_ef((one["predicted"][:, :2] + other["predicted"][:, :2]) / 2)}
 
 
 def affine(predicted: Float[np.ndarray, "n 3"]) -> Float[np.ndarray, "n 3"]:

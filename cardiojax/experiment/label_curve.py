@@ -181,5 +181,6 @@ def write(out: Path, result: dict) -> Path:
         "label_curve.html", {"curve": out / "label_curve.svg"}, title="How many labelled studies does it take?",
         setting=result["setting"], preset=settings["preset"], commit=settings["commit"],
         seeds=config["seeds"], claim=claim.rows(checklist), sees=result["sees"], primary=primary_in_words(result),
-        drawn=result["drawn"], verdicts=verdicts(result), tables=[table(result, m) for m in reversed(MEASURES)], ratios=ratios(result)))
+        drawn=result["drawn"], verdicts=verdicts(result), tables=[table(result, m) for m in reversed(MEASURES)],
+        ratios=ratios(result)))
     return out / "label_curve.html"

@@ -20,7 +20,7 @@ from cardiojax.evaluate.metrics import with_ef
 from cardiojax.experiment.comparison import Predictions, folder_name, predictions
 from cardiojax.experiment.config import NewSiteConfig
 from cardiojax.experiment.folders import fingerprint
-from cardiojax.experiment.label_arms import HYBRID, RSO, RSO_PAPER, Cell, LabelArms, affine, mean_of
+from cardiojax.experiment.label_arms import HYBRID, RSO, RSO_PAPER, Cell, LabelArms, affine
 from cardiojax.files import cell, digest
 from cardiojax.models.contours import ContoursModel
 from cardiojax.train import contours
@@ -100,8 +100,7 @@ class NewSite(LabelArms):
                 found[RSO, count, seed] = run(self.rso, count, seed)
                 for short, name in self.pretraining.items():
                     found[f"RSP-{short}", count, seed] = run(self.rsp, name, count, seed)
-                found[HYBRID, count, seed] = functools.partial(
-                    self.hybrid, count, seed, found[self.main, count, seed])
+                found[HYBRID, count, seed] = functools.partial(self.mean, found, (FITTED, self.main), count, seed)
                 found[RSO_PAPER, count, seed] = run(self.rso_paper, count, seed)
             found[ZERO_SHOT, 0, seed] = self.zero_shot
             for short, name in self.pretraining.items():
@@ -146,6 +145,3 @@ class NewSite(LabelArms):
         chosen = np.array([i in ids for i in sorted(cell(study.study_id) for study in self.site["train"])])
         fit, *_ = np.linalg.lstsq(affine(read["predicted"][chosen]), read["truth"][chosen, :2])
         return {**test, "predicted": with_ef(affine(test["predicted"]) @ fit)}
-
-    def hybrid(self, count: int, seed: int, main: Callable[[], Predictions]) -> Predictions:
-        return mean_of(self.fitted(count, seed), main())
