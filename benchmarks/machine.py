@@ -120,6 +120,8 @@ def profiled(name: str, workload) -> str:
 
 def side_of(args: argparse.Namespace):
     import jax
+
+    from cardiojax.files import write_text
     jax.config.update("jax_log_compiles", True)
     logging.getLogger("jax._src.dispatch").addFilter(Compilations())
     for quiet in ("jax._src.interpreters.pxla", "jax._src.compiler"):
@@ -140,7 +142,7 @@ def side_of(args: argparse.Namespace):
             if worker.done() and not worker.cancelled() and (workload := worker.result()):
                 with contextlib.nullcontext() if args.side == "warm" else alone(args.out, args.side):
                     rows[name] = measured(wanted[name], workload)
-                    file.write_text(json.dumps(rows, indent=1))
+                    write_text(file, json.dumps(rows, indent=1))
                     say(f"{name}: {rows[name]['ms']:.2f} ms, {rows[name]['per_s']:.0f} {rows[name]['unit']}/s")
                     if args.profile and args.side == "ours":
                         with (args.out / "kernels.txt").open("a") as kernels:
@@ -212,6 +214,10 @@ def main():
     args.out.mkdir(parents=True, exist_ok=True)
     if args.side:
         side_of(args)
+    for file in args.out.glob("*.pid"):                 # of a run that was cut off: the numbers are others' by now
+        file.unlink()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    children = []
     from cardiojax.cli.main import with_our_flags
     from cardiojax.files import write_text
     of_out = hashlib.sha256(str(args.out.resolve()).encode()).hexdigest()[:8]
@@ -225,6 +231,7 @@ def main():
         words = [*sys.argv[1:], *cold, "--side", side, "--until", str(until)]
         child = subprocess.Popen([sys.executable, __file__, *words], env={**os.environ, **settings},
                                  start_new_session=True)
+        children.append(child.pid)
         (args.out / f"{side}.pid").write_text(str(child.pid))
         return side, child, until
 
@@ -238,12 +245,15 @@ def main():
         (args.out / f"{side}.pid").unlink()
         write_text(args.out / "summary.json", json.dumps(summary(args.out, args.preset), indent=1))
 
-    peer = started("torch", 0.95) if args.peer else None
-    ended(*started("ours", 0.75))
-    with alone(args.out, "warm"):
-        ended(*started("warm", 0.9))
-    if peer:
-        ended(*peer)
+    try:
+        peer = started("torch", 0.95) if args.peer else None
+        ended(*started("ours", 0.75))
+        with alone(args.out, "warm"):
+            ended(*started("warm", 0.9))
+        if peer:
+            ended(*peer)
+    finally:
+        _signal(children, signal.SIGKILL)               # they have sessions of their own, and would outlive this one
     print((args.out / "summary.json").read_text())
 
 

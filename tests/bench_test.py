@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -9,6 +10,7 @@ import pytest
 from flax import nnx
 
 from cardiojax.bench import measure, workloads
+from cardiojax.cli import bench as bench_cli
 from cardiojax.cli.main import main
 from cardiojax.config import CONTOURS_PRESETS, GAUGAN_PRESETS, SFERA_PRESETS
 from cardiojax.models.gaugan import build_discriminator, build_generator
@@ -40,6 +42,15 @@ def test_ratios_are_of_medians_and_the_best_of_each_side():
     assert rows["train gaugan FLOP/s"]["value"] == 0.5
     assert rows["train gaugan share of peak FLOP/s"]["value"] == pytest.approx(0.5e12 / 495e12, rel=1e-3)
     assert next(sides[3].rows())["impl"] == "torch compiled"
+
+
+def test_what_is_measured_is_what_was_asked_for():
+    """The named studies, also on several devices; all devices where they are asked for."""
+    given = {"task": "sfera", "preset": "tiny", "data": "acdc:train", "json": Path("x")}
+    scaling = bench_cli.specs_of(bench_cli.Bench(what="scaling", **given), devices=6)
+    assert [(s.data, s.devices, s.batch) for s in scaling] == [("acdc:train", n, 8 * n) for n in (1, 2, 4)]
+    steps = [bench_cli.specs_of(bench_cli.Bench(what="train", devices=n, **given), devices=4) for n in (1, 2, 0)]
+    assert [spec.devices for spec, in steps] == [1, 2, 4]
 
 
 def test_collectives_of_a_program():
@@ -134,5 +145,8 @@ def test_bench_from_the_command_line(phantom_data, tmp_path, capsys):
     words = ["bench", "scaling", "--task", "contours", "--preset", "paper"]
     assert main([*words, "--json", str(tmp_path / "x.json")]) == 2
     assert "no contours" in capsys.readouterr().err
+    for wrong in (["scaling", "--peer", "torch"], ["predict", "--devices", "2"], ["train", "--devices", "99"],
+                  ["train", "--devices", "0", "--batch", "3"]):
+        assert main(["bench", *wrong, "--json", str(tmp_path / "x.json")]) == 2
     assert main(["bench", "predict", "--data", "nothing:train", "--json", str(tmp_path / "x.json")]) == 2
     assert "cannot be measured" in capsys.readouterr().err

@@ -1,6 +1,7 @@
 """The command line as a user runs it: exit codes, one line for a mistake, nothing lost."""
 
 import csv
+import errno
 import json
 import os
 import re
@@ -16,7 +17,7 @@ import pytest
 from cardiojax import load
 from cardiojax.cli.main import main, set_up
 from cardiojax.data import open_split
-from cardiojax.evaluate import measured
+from cardiojax.evaluate import measured, report
 from cardiojax.phantom.dicom import write_challenge, write_study
 
 TINY = ["--width", "2", "--spatial-features", "6", "--lstm-features", "5", "--batch", "8", "--steps", "2",
@@ -98,12 +99,13 @@ def test_evaluate_writes_what_it_says(run, phantom_data, tmp_path, capsys):
         assert (tmp_path / name).stat().st_size > 1000
 
 
-def test_processes_share_an_evaluation(run, phantom_data, tmp_path, capsys):
-    """The files of one, whoever ends last; what an evaluation of something else has left is not taken."""
-    def evaluated(out, split, *more):
+def test_processes_share_an_evaluation(run, phantom_data, tmp_path, capsys, monkeypatch):
+    """The files of one, whoever ends last; what an evaluation of something else has left is not taken. One that died
+    while it wrote them is started again alone."""
+    def evaluated(out, split, *more, expected=0):
         code, said, err = cardiojax(capsys, "evaluate", "--run", run, "--data", f"phantom/dsb_like:{split}",
                                     "--data-dir", phantom_data, "--out", tmp_path / out, *more)
-        assert code == 0
+        assert code == expected
         return said, err
 
     evaluated("alone", "train")
@@ -112,12 +114,19 @@ def test_processes_share_an_evaluation(run, phantom_data, tmp_path, capsys):
     assert said == ""
     assert "process 1 of 2 is done" in err
     assert not (tmp_path / "shared" / "metrics.json").exists()
+    with monkeypatch.context() as patch:
+        patch.setattr(report, "finish", full_disk)
+        evaluated("shared", "train", "--process", "0", "--processes", "2", expected=2)
     said, _ = evaluated("shared", "train", "--process", "0", "--processes", "2")
     assert "mean predictor" in said
     for name in ("metrics.json", "predictions.csv", "scatter.png"):
         assert (tmp_path / "shared" / name).read_bytes() == (tmp_path / "alone" / name).read_bytes()
     assert not list((tmp_path / "shared").glob("parts-*"))
     assert json.loads((tmp_path / "alone" / "metrics.json").read_text())["n"] > measured.BATCH      # some for each
+
+
+def full_disk(*given):
+    raise OSError(errno.ENOSPC, "No space left on device")
 
 
 def test_predict_names_the_bad_and_keeps_the_good(run, tmp_path, capsys):

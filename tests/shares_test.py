@@ -1,6 +1,7 @@
 """What several processes of one command write, put together."""
 
 import csv
+import dataclasses
 
 import pytest
 
@@ -32,6 +33,8 @@ def test_parts_become_the_tables_of_one_process(tmp_path):
         own.end(["b: broken"] if process else [])
     assert own.ended()
     order = {name: i for i, name in enumerate(("=a", "b", "c", "d"))}
+    write(tmp_path / "out.csv", COLUMNS, ("d", "1"))         # of one that has joined them at the same time
+    own.args = dataclasses.replace(own.args, resume=True)
     own.join(COLUMNS, CURVES, order)
     expected = ["'=a", "c", "d", "of an archive"]
     assert [row[0] for row in csv.reader((tmp_path / "out.csv").open())] == ["study_id", *expected]

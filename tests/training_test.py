@@ -93,6 +93,8 @@ def test_a_run_folder_is_whole(finished):
     assert lines[-1]["edv_rmse"] == metrics["edv_rmse"]
     machine = {k: v for line in lines if line["kind"] == "machine" for k, v in line.items()}
     assert machine["evaluation_s"] > 0
+    assert [line["step"] for line in lines if "step_s" in line] == [
+        line["step"] for line in lines if line["kind"] == "validation"]            # also where evaluations are frequent
     assert machine["per_s"] * machine["step_s"] == pytest.approx(CONFIG.batch, rel=0.01)
     assert 0 <= machine["input_wait_share"] <= 1
     assert list((path / "tensorboard").iterdir())

@@ -76,7 +76,7 @@ def _stepping(spec: Spec) -> tuple[Callable, Iterator, Callable, float]:
     own = {"process": jax.process_index(), "processes": jax.process_count(), "devices": spec.devices}
     batches = task.batches(0, **own)
     if spec.resident:
-        resident.check(task, parallel.devices[0])
+        resident.check(task, parallel.local_devices[0])
         on_devices = resident.Resident(task, parallel)
         batches, place = on_devices.batches(0, **own), on_devices.place_batch
     state = parallel.place(state)

@@ -33,6 +33,8 @@ class Bench:
     preset: Literal["paper", "large", "small", "tiny"] = "small"
     batch: int = 0
     """Over all devices (for scaling: on each); 0 is the preset's."""
+    devices: int = 1
+    """Of train and loop: how many of this process's devices take a step; 0: all. Several hosts take all they have."""
     dtypes: tuple[Literal["float32", "bfloat16"], ...] = ("float32",)
     """Ours to measure."""
     parallel: Literal["jit", "pmap"] = "jit"
@@ -77,8 +79,8 @@ def main(argv: list[str]) -> int:
     from cardiojax.bench import measure
     from cardiojax.train.hosts import join
 
-    if args.rounds < 1 or args.batch < 0:
-        raise InputError("--rounds is 1 or more, --batch 0 or more")
+    if args.rounds < 1 or args.batch < 0 or args.devices < 0:
+        raise InputError("--rounds is 1 or more, --batch and --devices 0 or more")
     join(args.coordinator, args.processes, args.process)
     if jax.process_count() > 1:
         sides = measure.measured_here(shared_spec(args, len(jax.devices())), args.rounds, said)
@@ -131,18 +133,16 @@ def device_name(kind: str) -> str:
 
 def shared_spec(args: Bench, devices: int):
     """What several processes measure together, on all of their devices. Raises InputError for what they do not."""
-    from cardiojax.train.parallel import check_batch
-
     if args.what not in ("train", "loop") or args.peer != "none" or len(args.dtypes) != 1:
         raise InputError("several processes measure train or loop, in one of --dtypes, without a --peer")
-    spec, = specs_of(args, devices)
-    check_batch(spec.config.batch, devices, spec.unit, args.accumulate)
-    return dataclasses.replace(spec, devices=devices)
+    spec, = specs_of(dataclasses.replace(args, devices=devices), devices)
+    return spec
 
 
 def specs_of(args: Bench, devices: int) -> list:
     """The sides of a measurement. Raises InputError for what is not measured so."""
     from cardiojax.bench.workloads import Spec
+    from cardiojax.train.parallel import check_batch
 
     if args.resident and (args.what, args.task) != ("loop", "sfera"):
         raise InputError("--resident is for `bench loop --task sfera`")
@@ -151,13 +151,22 @@ def specs_of(args: Bench, devices: int) -> list:
     options = {"parallel": args.parallel, "accumulate": args.accumulate, "remat": args.remat, "spade": args.spade,
                "workers": args.workers, "keep_gib": args.keep_gib, "resident": args.resident}
     if args.what == "scaling":
-        base = Spec("train", args.task, args.preset, args.batch, **options)
+        if args.peer != "none":
+            raise InputError("scaling is ours alone; there is no peer to measure")
+        base = Spec("train", args.task, args.preset, args.batch, data=args.data, data_dir=str(args.data_dir), **options)
         counts = [n for n in (2**i for i in range(10)) if n <= devices]
         return [dataclasses.replace(base, dtype=d, devices=n, batch=n * base.config.batch)
                 for d in args.dtypes for n in counts]
     common = {"what": args.what, "task": args.task, "preset": args.preset, "batch": args.batch, "data": args.data,
               "data_dir": str(args.data_dir)}
-    specs = [Spec(**common, **options, dtype=dtype) for dtype in args.dtypes]
+    count = args.devices or devices
+    if count > 1:
+        if args.what not in ("train", "loop") or args.peer != "none":
+            raise InputError("--devices is for train and loop, without a --peer")
+        if count > devices:
+            raise InputError(f"--devices {count}: {devices} are here")
+    specs = [Spec(**common, **options, dtype=dtype, devices=count) for dtype in args.dtypes]
+    check_batch(specs[0].config.batch, count, specs[0].unit, args.accumulate)
     if args.peer == "torch":
         if args.what in ("input", "loop"):
             raise InputError(f"{args.what} is ours alone; there is no peer to measure")

@@ -75,9 +75,9 @@ class Parts:
         args = self.args
         try:
             failed = [line for i in range(args.processes) for line in json.loads(self._end_of(i).read_text())]
-            rows = self._joined(args.csv, "volumes.csv", columns, position)
+            rows = self._joined(args.csv, "volumes.csv", columns, position, key=1)
             if args.curves:
-                self._joined(args.curves, "curves.csv", curve_columns, position)
+                self._joined(args.curves, "curves.csv", curve_columns, position, key=2)
         except FileNotFoundError:                          # another has ended at the same time, and was first
             return
         if args.report:
@@ -90,12 +90,15 @@ class Parts:
     def _end_of(self, process: int) -> Path:
         return self.folder / str(process) / "failed.json"
 
-    def _joined(self, table: Path, name: str, columns: Sequence[str], position: Mapping[str, int]) -> list[list[str]]:
+    def _joined(self, table: Path, name: str, columns: Sequence[str], position: Mapping[str, int], key: int
+                ) -> list[list[str]]:
+        """The first `key` columns name a row: of two that end at once the second finds rows in the table already."""
         rows = []
         for file in [table] * (self.args.resume and table.exists()) + [
                 self.folder / str(i) / name for i in range(self.args.processes)]:
             with file.open(newline="") as stream:
                 rows += list(csv.reader(stream))[1:]
+        rows = [*{tuple(row[:key]): row for row in rows}.values()]
         rows.sort(key=lambda row: position.get(text_of(row[0]), len(position)))
         table.parent.mkdir(parents=True, exist_ok=True)
         write_rows(table, [columns, *rows])

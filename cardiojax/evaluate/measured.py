@@ -1,7 +1,6 @@
 """The figures of each study of a split, by one process or by several that share its batches."""
 
 import json
-import shutil
 from pathlib import Path
 
 import numpy as np
@@ -30,7 +29,7 @@ def measured(model: MeasuringModel, split: Split, out: Path, process: int = 0, p
     mine = np.flatnonzero(np.arange(len(split)) // BATCH % processes == process)
     figures = figures_of(model, split.subset(mine, split.name), slices)
     identity = digest({**model.arrays(), "volumes_ml": split.volumes_ml}, split.name)
-    folder = out / f"parts-of-{processes}"
+    folder = parts_of(out, processes)
     folder.mkdir(exist_ok=True)
     write_text(folder / f"{process}.json", json.dumps(
         {"of": identity, "figures": dict(zip(mine.tolist(), figures, strict=True))}))
@@ -43,8 +42,12 @@ def measured(model: MeasuringModel, split: Split, out: Path, process: int = 0, p
         if part["of"] != identity:
             return None
         found |= part["figures"]
-    shutil.rmtree(folder, ignore_errors=True)
     return [found[str(i)] for i in range(len(split))]
+
+
+def parts_of(out: Path, processes: int) -> Path:
+    """Where they lie until the whole is written."""
+    return out / f"parts-of-{processes}"
 
 
 def figures_of(model: MeasuringModel, split: Split, slices: int) -> list[dict]:

@@ -1,6 +1,7 @@
 """An evaluation's files: metrics.json, predictions.csv, figures, and one page that shows them."""
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,7 @@ from cardiojax.data import Split
 from cardiojax.data.frames import PREVIEWS, Frames
 from cardiojax.evaluate import figures, statistics
 from cardiojax.evaluate.judge import Judge, warn_of_a_teacher
-from cardiojax.evaluate.measured import measured
+from cardiojax.evaluate.measured import measured, parts_of
 from cardiojax.evaluate.metrics import MEASURES, Accumulator, agreement, with_ef
 from cardiojax.evaluate.overlap import rows_of_amounts, rows_of_masks, summary
 from cardiojax.evaluate.samples import generated, sample_grid
@@ -54,6 +55,7 @@ def evaluate(model: MeasuringModel, split: Split, out: Path, process: int = 0, p
     figures.scatter({"": (predicted, truth)}, out / "scatter.png")
     figures.bland_altman({"": (predicted, truth)}, out / "bland_altman.png")
     finish("Volumes against the truth", result, tables, out, ["scatter.png", "bland_altman.png"])
+    shutil.rmtree(parts_of(out, processes), ignore_errors=True)
     return result
 
 

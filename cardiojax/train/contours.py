@@ -130,7 +130,7 @@ def train(config: ContoursConfig, *, preset: str, training: str | Split, validat
         if parent.config.net != config.net:
             raise RunError(f"--init {init} has other networks: {parent.config.net}")
     task = ContoursTask(config, training_split, validation_split, parent, options)
-    if len(task.volumes):
+    if len(task.volumes) and not options.dry_run:
         parallel.check_batch(config.stacks, len(jax.devices()), "stacks", options.accumulate)
     settings = {"task": "contours", "preset": preset, "config": dataclasses.asdict(config), "seed": seed,
                 "labels": task.training.labels, "parent": None if init is None else str(init),

@@ -40,15 +40,15 @@ def cost(parallel: Parallel, state: Any, arrays: Any) -> Cost:
     compiled = traced.lower().compile()
     compile_s, memory = time.monotonic() - start_time, compiled.memory_analysis()
     platform = platform_of(parallel.local_devices[0])
-    said = compiled.cost_analysis() or {}
+    said, sent = compiled.cost_analysis() or {}, collectives(compiled.as_text())
     seconds = said.get("optimal_seconds", 0)
     if seconds < 0:                    # −1 s is what a collective counts with some versions of libtpu
-        seconds %= 1
-    estimate_s = seconds if platform == "tpu" else 0
+        seconds += sum(kind["count"] for kind in sent.values())
+    estimate_s = max(seconds, 0) if platform == "tpu" else 0
     return Cost(compile_s, flops(traced.jaxpr, platform) / 1e9, said.get("bytes accessed", 0) / 1e9,
                 memory.argument_size_in_bytes / 2**30 if memory else 0,
                 memory.temp_size_in_bytes / 2**30 if memory else 0,
-                1000 * estimate_s, collectives(compiled.as_text()))
+                1000 * estimate_s, sent)
 
 
 def log_cost(task: Any, options: StepOptions, batch: int, unit: str):
@@ -57,6 +57,8 @@ def log_cost(task: Any, options: StepOptions, batch: int, unit: str):
     check_batch(batch, len(devices), unit, options.accumulate)
     state = jax.eval_shape(task.init, jax.random.key(0))
     arrays = next(task.batches(0, devices=len(devices)))
+    for size in {len(x) for x in jax.tree.leaves(arrays)} - {batch}:
+        check_batch(size, len(devices), "stacks", options.accumulate)
     found = cost(Parallel(task, options.parallel, devices), state, arrays)
     shapes = ", ".join(f"{np.shape(x)} {x.dtype}" for x in jax.tree.leaves(arrays))
     sizes = {k: sum(x.size for x in jax.tree.leaves(v)) for k, v in vars(state).items()}

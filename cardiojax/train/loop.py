@@ -114,12 +114,13 @@ def fit(task: Task, run: Run, *, steps: int, batch: int, evaluate_every: int, se
                 pace.restart()                                             # what it waited for was the compiler
                 first_step.taken()
             last, stopping = step == steps, stop.requested_at(step)
-            if step % LOG_EVERY == 0 or last or stopping or step % evaluate_every == 0:
+            evaluating = last or step % evaluate_every == 0
+            if step % LOG_EVERY == 0 or stopping or evaluating:
                 progress.show(step, record(pending, run))
                 pending.clear()
-                if pace.due or last:
+                if pace.due or evaluating:
                     run.log(step, pace.facts(), "machine")
-            if step % evaluate_every == 0 or last:
+            if evaluating:
                 began = time.monotonic()
                 metrics, model, pictures = task.evaluate(parallel.local_state(state), parallel.local_batch,
                                                          everything=last or keep == "best")
