@@ -22,7 +22,7 @@ from cardiojax.evaluate.metrics import MEASURES, agreement, with_ef
 from cardiojax.models.gaugan import to_uint8
 from cardiojax.provenance import commit
 from cardiojax.synthesis import build
-from cardiojax.synthesis.consistency import background_difference, steady_background
+from cardiojax.synthesis.consistency import background_difference, slice_difference, steady_background
 from cardiojax.synthesis.masks import Recipe, Shapes, recipes
 
 FULL_SIZE = 22_653         # studies of the paper's cohort
@@ -39,7 +39,8 @@ def shown(studies, judge) -> dict:
     read = (judge.predict(s) for s in studies)
     volumes = with_ef(np.array([[p.edv_ml, p.esv_ml] for p in read]))
     truth = with_ef(np.array([s.volumes_ml for s in studies], np.float64))
-    return {"background_change": background_difference(studies), "volumes_read": {
+    return {"background_change": background_difference(studies), "slice_change": slice_difference(studies),
+            "volumes_read": {
         name: {k: v for k, v in agreement(volumes[:, i], truth[:, i]).items() if k in ("r", "rmse", "bias")}
         for i, name in enumerate(MEASURES)}}
 

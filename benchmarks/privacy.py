@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float
 
-from cardiojax.data import Split, open_split
+from cardiojax.data import Split, builders, open_split
 from cardiojax.preparation.batch import halve
 from cardiojax.provenance import commit
 
@@ -33,8 +33,9 @@ def images_of(split: Split, indices=None) -> tuple[Float[np.ndarray, "n p"], np.
         small = halve(study.frames)[:, 37 - HALF_PX:37 + HALF_PX, 37 - HALF_PX:37 + HALF_PX]
         for s, t in np.argwhere(study.masks.any((1, 2))):
             rows.append(small[s, :, :, t].reshape(-1) / np.float32(255))
-            patients.append(study.ancestor or study.study_id)
-    return np.stack(rows), np.array(patients)
+            patients.append((study.source, study.ancestor or study.study_id))
+    patient_of = builders.patients(patients)
+    return np.stack(rows), np.array([patient_of[key] for key in patients])
 
 
 def nearest(images: Float[np.ndarray, "n p"], among: Float[np.ndarray, "m p"], apart=None

@@ -22,6 +22,7 @@ from cardiojax.models.gaugan import GauganModel, new_networks
 from cardiojax.study import Study
 from cardiojax.synthesis import build, cohort, masks
 from cardiojax.synthesis.cohort import EDGES, Member, Pool, apportioned, choose, histogram, shares
+from cardiojax.synthesis.consistency import background_difference, slice_difference, steady_background
 from cardiojax.synthesis.masks import Recipe
 from cardiojax.synthesis.subset import write_half
 
@@ -204,9 +205,6 @@ def test_a_patient_in_two_splits_is_refused(phantom_data):
 
 
 def test_the_background_of_a_study_can_be_shared():
-    from cardiojax.study import Study
-    from cardiojax.synthesis.consistency import background_difference, steady_background
-
     rng = np.random.default_rng(0)
     frames = rng.uniform(-1, 1, (1, 60, 60, 2)).astype(np.float32)
     heart = np.zeros((1, 60, 60, 2), np.uint8)
@@ -220,6 +218,18 @@ def test_the_background_of_a_study_can_be_shared():
 
     assert difference(frames) == pytest.approx(1 / 3, abs=0.03)        # of two uniform numbers in [0, 1]
     assert difference(out) < 0.2 * difference(frames)
+
+
+def test_neighbouring_slices_are_compared_away_from_both_hearts():
+    """Slices of 10, 20 and 50 of 255 at both phases: differences of 10 and 30. Where a heart is nothing counts."""
+    frames = np.broadcast_to(np.array([10, 20, 50], np.uint8)[:, None, None, None], (3, 60, 60, 2)).copy()
+    heart = np.zeros((3, 60, 60, 2), np.uint8)
+    heart[1, 25:35, 25:35] = 1
+    frames[1, 25:35, 25:35] = 255
+    study = Study("x", frames, 8.0, masks=heart)
+    assert slice_difference([study]) == pytest.approx(20 / 255)
+    assert slice_difference([study.replace(frames=frames[:1], masks=heart[:1])]) == 0
+    assert background_difference([study]) == 0
 
 
 def test_the_figures_take_the_middle_of_the_heart(phantom_data, tmp_path):

@@ -98,7 +98,8 @@ def test_the_real_images_are_judged_perfect(phantom_data, tmp_path, monkeypatch)
     assert result["frechet"] == pytest.approx(0, abs=1e-5)
     assert result["ssim"] == pytest.approx(1)
     assert result["lpips"] is None
-    assert result["background_change"]["synthetic"] == result["background_change"]["real"] > 0
+    for key in ("background_change", "slice_change"):
+        assert result[key]["synthetic"] == result[key]["real"] > 0
     for name in ("edv", "esv", "ef"):
         assert result["volume_fidelity"][name]["rmse"] == pytest.approx(0, abs=1e-4)
     worse = judge.judge(Known(lambda x: np.clip(2 * x, -1, 1)))

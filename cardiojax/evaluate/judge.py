@@ -22,7 +22,7 @@ from cardiojax.models.measuring import MeasuringModel
 from cardiojax.preparation import SIZE_PX
 from cardiojax.preparation.batch import padded_slices, single_frames
 from cardiojax.study import Study
-from cardiojax.synthesis.consistency import background_difference
+from cardiojax.synthesis.consistency import background_difference, slice_difference
 
 log = logging.getLogger("cardiojax")
 
@@ -55,6 +55,7 @@ class Judge:
         self.real_volumes, self.real_dice = self._read(self.studies)
         self.real_features = self._features(self.studies)
         self.real_background = background_difference(self.studies)
+        self.real_slices = slice_difference(self.studies)
         self.vgg = None
         if perceptual.weights_file("vgg16").exists():
             self.vgg = perceptual.read_vgg("vgg16")
@@ -69,7 +70,8 @@ class Judge:
         return Judge(self.model, self.split.subset(sample_of(self.split, SAMPLED_STUDIES), f"{self.split.name}, some"))
 
     def judge(self, generator: GauganModel) -> dict:
-        """ssim, lpips, background_change (between ED and ES, outside of the heart).
+        """ssim, lpips; background_change and slice_change, between ED and ES and between neighbouring slices, outside
+        of the heart.
 
         volume_fidelity: volumes read from the synthetic images against those read from the real ones of the same
         patients. By a SFERA also frechet, kernel (in its features); by contours also mask_fidelity: of the synthetic
@@ -84,7 +86,8 @@ class Judge:
             real, fake = _binned(real), _binned(fake)
         result = {"lpips": None, "ssim": float(np.mean([ssim(a, b) for a, b in zip(fake, real, strict=True)])),
                   "volume_fidelity": _short_agreement(volumes, self.real_volumes),
-                  "background_change": {"synthetic": background_difference(fakes), "real": self.real_background}}
+                  "background_change": {"synthetic": background_difference(fakes), "real": self.real_background},
+                  "slice_change": {"synthetic": slice_difference(fakes), "real": self.real_slices}}
         if self.real_features is not None:
             features = self._features(fakes)
             result |= {"frechet": frechet(self.real_features, features), "kernel": kernel(self.real_features, features)}
@@ -102,7 +105,7 @@ class Judge:
         """The figures in one level, to watch while training."""
         result = self.judge(generator)
         fidelity, masks = result.pop("volume_fidelity"), result.pop("mask_fidelity", {"synthetic": {}})
-        result["background_change"] = result["background_change"]["synthetic"]
+        result |= {name: result[name]["synthetic"] for name in ("background_change", "slice_change")}
         return {k: v for k, v in result.items() if v is not None} | {
             f"{name}_{k}": fidelity[name][k] for name in MEASURES for k in ("r", "rmse")} | {
             k: v for k, v in masks["synthetic"].items() if k.startswith("dice")}

@@ -92,9 +92,10 @@ def judgement(result: dict) -> list[list[str]]:
                       ("ssim", "structural similarity of the pairs; 1 is equal")):
         if key in result:
             rows.append([key, "not at hand" if result[key] is None else f"{result[key]:.4g}", text])
-    change = result["background_change"]
-    rows.append(["background change", f"{change['synthetic']:.4f} (real {change['real']:.4f})",
-                 "mean |ED − ES| outside of the heart, of the intensity range"])
+    for key, text in (("background_change", "mean |ED − ES|"), ("slice_change", "the same of neighbouring slices")):
+        change = result[key]
+        rows.append([key.replace("_", " "), f"{change['synthetic']:.4f} (real {change['real']:.4f})",
+                     f"{text}, outside of the heart, of the intensity range"])
     for side, seen in result.get("mask_fidelity", {}).items():
         found = ", ".join(f"{k.removeprefix('dice_')} {v:.3f}" for k, v in seen.items() if k.startswith("dice"))
         rows.append([f"Dice, {side}", found, "of the masks found in the images with the masks they are of"])
