@@ -39,6 +39,8 @@ OURS = {
     "one study": {"what": "predict", "batch": 1},
     "images": {"what": "generate", "dtype": "bfloat16"},
     "64 studies": {"what": "predict", "batch": 64, "dtype": "bfloat16"},
+    "images, from NumPy to NumPy": {"what": "generate", "dtype": "bfloat16", "whole": True},
+    "64 studies, to predictions": {"what": "predict", "batch": 64, "dtype": "bfloat16", "whole": True},
     "gaugan steps with input": {"what": "loop", "task": "gaugan", "dtype": "bfloat16", "keep_gib": None},
     "gaugan step, dense": {"what": "train", "task": "gaugan", "dtype": "bfloat16", "spade": "dense"},
     "sfera steps with input": {"what": "loop", "task": "sfera", "dtype": "bfloat16", "keep_gib": None},

@@ -9,12 +9,13 @@ import jax.numpy as jnp
 import pytest
 from flax import nnx
 
-from cardiojax.bench import measure, workloads
+from cardiojax.bench import measure, ours, workloads
 from cardiojax.cli import bench as bench_cli
 from cardiojax.cli.main import main
 from cardiojax.config import CONTOURS_PRESETS, GAUGAN_PRESETS, SFERA_PRESETS
-from cardiojax.models.gaugan import build_discriminator, build_generator
+from cardiojax.models.gaugan import GauganModel, build_discriminator, build_generator
 from cardiojax.models.looks import new_networks as new_contours
+from cardiojax.models.sfera import SferaModel
 from cardiojax.models.sfera import new_network as new_sfera
 from cardiojax.nets.draws import rngs_of
 from cardiojax.ops.collectives import collectives
@@ -51,6 +52,20 @@ def test_what_is_measured_is_what_was_asked_for():
     assert [(s.data, s.devices, s.batch) for s in scaling] == [("acdc:train", n, 8 * n) for n in (1, 2, 4)]
     steps = [bench_cli.specs_of(bench_cli.Bench(what="train", devices=n, **given), devices=4) for n in (1, 2, 0)]
     assert [spec.devices for spec, in steps] == [1, 2, 4]
+
+
+@pytest.mark.parametrize("what", ["predict", "generate"])
+def test_the_methods_that_people_call_are_measured(what, monkeypatch):
+    """From studies to predictions, from NumPy masks to NumPy images."""
+    seen = []
+    for owner, name in ((SferaModel, "predictions"), (GauganModel, "generate")):
+        method = getattr(owner, name)
+        monkeypatch.setattr(owner, name, lambda self, *given, method=method, name=name, **more: (
+            seen.append(name), method(self, *given, **more))[1])
+    measured = ours.ours(workloads.Spec(what, task="sfera", preset="tiny", batch=2, whole=True))
+    measured.call()
+    assert seen == [{"predict": "predictions", "generate": "generate"}[what]]
+    assert (measured.things, measured.unit) == (2, {"predict": "studies", "generate": "images"}[what])
 
 
 def test_collectives_of_a_program():
@@ -145,7 +160,8 @@ def test_bench_from_the_command_line(phantom_data, tmp_path, capsys):
     words = ["bench", "scaling", "--task", "contours", "--preset", "paper"]
     assert main([*words, "--json", str(tmp_path / "x.json")]) == 2
     assert "no contours" in capsys.readouterr().err
-    for wrong in (["scaling", "--peer", "torch"], ["predict", "--devices", "2"], ["train", "--devices", "99"],
+    for wrong in (["scaling", "--peer", "torch"], ["train", "--whole"], ["predict", "--whole", "--peer", "torch"],
+                  ["predict", "--devices", "2"], ["train", "--devices", "99"],
                   ["train", "--devices", "0", "--batch", "3"]):
         assert main(["bench", *wrong, "--json", str(tmp_path / "x.json")]) == 2
     assert main(["bench", "predict", "--data", "nothing:train", "--json", str(tmp_path / "x.json")]) == 2

@@ -295,6 +295,21 @@ def test_turns_keep_the_order_and_every_thread_its_items(items, count):
         (k % count, k) for k in range(items)]
 
 
+@given(st.integers(0, 5))
+def test_all_are_fetched_in_order_one_behind(count):
+    asked = []
+
+    def arrays():
+        for k in range(count):
+            asked.append(k)
+            yield jax.numpy.full(2, k)
+
+    for k, array in enumerate(devices.fetched(arrays())):
+        np.testing.assert_array_equal(array, [k, k])
+        assert len(asked) == min(k + 2, count)           # the next is being computed
+    assert len(asked) == count
+
+
 def test_what_fails_on_its_turn_is_raised_in_order():
     def work(which, k):
         return 1 // (2 - k)

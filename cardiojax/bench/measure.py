@@ -62,7 +62,7 @@ class Side:
         self.child.wait()
 
     def rows(self) -> Iterator[dict]:
-        what = f"{self.spec.what} {self.spec.network}"
+        what = f"{self.spec.what} {self.spec.network}" + (", whole" if self.spec.whole else "")
         median, things = float(np.median(self.seconds)), self.about["things"]
         found = {"": (things / median, f"{self.about['unit']}/s"), " call": (1000 * median, "ms"),
                  " peak memory": (self.peak_memory_bytes / 2**30, "GiB")}

@@ -2,17 +2,20 @@
 
 import dataclasses
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from cardiojax import data
 from cardiojax.bench.workloads import Spec, Workload, frames_of, split_of, studies_of
 from cardiojax.data import Split
 from cardiojax.data.frames import Frames
 from cardiojax.models import contours
 from cardiojax.models.gaugan import GauganModel, new_networks, padded
 from cardiojax.models.looks import new_networks as new_contours
+from cardiojax.models.measuring import MeasuringModel
 from cardiojax.models.ridge import UNCALIBRATED, Ridge
 from cardiojax.models.sfera import Readout, Scaling, SferaModel, new_network
 from cardiojax.nets.gaugan import padded_px
@@ -90,21 +93,32 @@ def _stepping(spec: Spec) -> tuple[Callable, Iterator, Callable, float]:
 
 
 def generation(spec: Spec) -> Workload:
-    """From masks on the device to images there, by the function that `GauganModel.generate` calls."""
+    """From masks on the device to images there, by the function that `GauganModel.generate` calls; or, `whole`, by that
+    method, from NumPy masks to NumPy images."""
     config, frames = spec.gaugan, Frames(split_of(spec))
     with on_host():
         params, stats, *_ = jax.device_get(new_networks(config.net, jax.random.key(0)))
     model = GauganModel(config.net, frames.labels, params, stats,
                         table=None if spec.spade == "auto" else spec.spade == "table")
-    masks = jnp.asarray(padded(frames_of(frames, config).masks, padded_px(config.net.size_px, config.net.upsamplings),
-                               "constant"))
+    masks = frames_of(frames, config).masks
+    if spec.whole:
+        return Workload(lambda: model.generate(masks), config.batch, spec.unit)
+    masks = jnp.asarray(padded(masks, padded_px(config.net.size_px, config.net.upsamplings), "constant"))
     return Workload(lambda: jax.block_until_ready(model.apply(masks)), config.batch, spec.unit, model.flops(masks))
 
 
 def prediction(spec: Spec) -> Workload:
     """From arrays on the host to volumes with deviations on the host, one view, by the function that the model's
-    `predict` calls."""
+    `predict` calls; or, `whole`, by `predict_many`, from prepared studies to `Prediction`s."""
     split = split_of(spec)
+    slices, studies = data.max_slices(split), [split[i % len(split)] for i in range(spec.config.batch)]
+
+    def of(model: MeasuringModel, call: Callable[[], Any]) -> Workload:
+        def whole():
+            list(model.predict_many(studies, spec.config.batch, slices))
+
+        return Workload(whole if spec.whole else call, spec.config.batch, spec.unit)
+
     if spec.network == "contours":
         config = dataclasses.replace(spec.contours, views=1)
         with on_host():
@@ -112,7 +126,7 @@ def prediction(spec: Spec) -> Workload:
         model = contours.ContoursModel(config, tuple(range(len(LABELS))), params, stats, contours.UNCALIBRATED,
                                        np.zeros(3))
         batch = studies_of(split, SIZE_PX, config.batch)
-        return Workload(lambda: jax.device_get(model.apply(batch)), config.batch, spec.unit)
+        return of(model, lambda: jax.device_get(model.apply(batch)))
     config = dataclasses.replace(spec.sfera, views=1)
     with on_host():
         _, params, stats = jax.device_get(new_network(config.net, jax.random.key(0)))
@@ -123,7 +137,7 @@ def prediction(spec: Spec) -> Workload:
     ridge = Ridge(zeros, np.zeros(2, np.float32), zeros[0], np.zeros((2, width, width), np.float32),
                   np.ones(2, np.float32), np.float32(0))
     sfera = SferaModel(config, params, stats, Readout(ridge, UNCALIBRATED, scaling), np.zeros(3))
-    return Workload(lambda: np.asarray(sfera.apply(batch)), config.batch, spec.unit)
+    return of(sfera, lambda: np.asarray(sfera.apply(batch)))
 
 
 def reading(spec: Spec) -> Workload:

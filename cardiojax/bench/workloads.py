@@ -48,6 +48,7 @@ class Spec:
     workers: int = 0
     keep_gib: float | None = 0.0
     resident: bool = False
+    whole: bool = False              # of generate and predict: the method that people call
 
     @property
     def name(self) -> str:

@@ -52,6 +52,9 @@ class Bench:
     the rate of reading."""
     resident: bool = False
     """Of SFERA's loop: all studies lie on the device, as with `train --resident`."""
+    whole: bool = False
+    """Of generate and predict: the method that people call, from NumPy masks to NumPy images, from prepared studies to
+    predictions. Without it the network's call alone, as a peer's is measured."""
     peer: Literal["none", "torch"] = "none"
     """torch: the same network in plain PyTorch, channels-last, in float32 and bf16 autocast (`cardiojax[torch]`)."""
     compile_peer: bool = False
@@ -146,10 +149,13 @@ def specs_of(args: Bench, devices: int) -> list:
 
     if args.resident and (args.what, args.task) != ("loop", "sfera"):
         raise InputError("--resident is for `bench loop --task sfera`")
+    if args.whole and (args.what not in ("generate", "predict") or args.peer != "none"):
+        raise InputError("--whole is for generate and predict, without a --peer")
     if (args.task, args.preset) == ("contours", "paper"):
         raise InputError("the paper has no contours; --preset large, small and tiny have")
     options = {"parallel": args.parallel, "accumulate": args.accumulate, "remat": args.remat, "spade": args.spade,
-               "workers": args.workers, "keep_gib": args.keep_gib, "resident": args.resident}
+               "workers": args.workers, "keep_gib": args.keep_gib, "resident": args.resident,
+               "whole": args.whole}
     if args.what == "scaling":
         if args.peer != "none":
             raise InputError("scaling is ours alone; there is no peer to measure")

@@ -92,16 +92,16 @@ def prefetched(batches: grain.MapDataset, reading: Reading) -> grain.DatasetIter
 
 
 def evaluation_batches(split: Split, *, size_px: int, batch: int, slices: int,
-                       indices: Int[np.ndarray, " n"] | None = None) -> Iterator[Batch]:
+                       indices: Int[np.ndarray, " n"] | None = None, reading: Reading = PLAINLY) -> Iterator[Batch]:
     """Every study (or those of `indices`) once, in order; the last batch is filled up with copies whose `real` is
     False."""
     indices = np.arange(len(split)) if indices is None else indices
+    with concurrent.futures.ThreadPoolExecutor(reading.threads) as pool:
+        def read(start: int) -> Batch:
+            studies = list(pool.map(lambda i: split[int(i)], indices[start:start + batch]))
+            return batch_of(studies, size_px, fill_to=batch, slices=slices)
 
-    def read(start: int) -> Batch:
-        studies = [split[int(i)] for i in indices[start:start + batch]]
-        return batch_of(studies, size_px, fill_to=batch, slices=slices)
-
-    yield from one_ahead(read, range(0, len(indices), batch))
+        yield from one_ahead(read, range(0, len(indices), batch))
 
 
 def one_ahead(read: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:

@@ -145,12 +145,13 @@ class GauganModel:
         out = np.empty((n, h, w, self.net.joined_channels), np.float32)
         batch = min(BATCH, 1 << (n - 1).bit_length()) if n else 1
 
-        def painted(which: int, at: int) -> np.ndarray:
+        def painted(which: int, at: int) -> Array:
             indices = np.minimum(np.arange(at, at + batch), n - 1)       # the last batch is filled up with copies
-            return np.asarray(self.replicas[which].apply(square[indices], styles[indices]))
+            return self.replicas[which].apply(square[indices], styles[indices])
 
         starts = range(0, n, batch)
-        for at, images in zip(starts, devices.by_turns(painted, starts, len(self.replicas)), strict=True):
+        made = devices.fetched(devices.by_turns(painted, starts, len(self.replicas)))
+        for at, images in zip(starts, made, strict=True):
             out[at:at + batch] = images[:n - at, low[0]:low[0] + h, low[1]:low[1] + w]
         axes = [size for size in (self.net.phases, self.net.channels) if size > 1]
         return out.reshape(n, h, w, *axes)

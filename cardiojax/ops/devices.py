@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
 import jax
+import numpy as np
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -16,6 +17,17 @@ def accelerators() -> list[Any]:
     """Those of this process, where there are several; none of CPUs, which share their cores."""
     devices = jax.local_devices()
     return devices if len(devices) > 1 and devices[0].platform != "cpu" else []
+
+
+def fetched(arrays: Iterable[jax.Array]) -> Iterator[np.ndarray]:
+    """Each on the host, while the device computes the next."""
+    before = None
+    for array in arrays:
+        if before is not None:
+            yield np.asarray(before)
+        before = array
+    if before is not None:
+        yield np.asarray(before)
 
 
 def by_turns(work: Callable[[int, Item], Result], items: Iterable[Item], count: int) -> Iterator[Result]:

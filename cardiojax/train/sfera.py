@@ -109,7 +109,7 @@ class SferaTask:
 
     def _batches(self, split: Split, indices: Int[np.ndarray, " n"]) -> Iterable[Batch]:
         return data.evaluation_batches(split, size_px=self.config.net.size_px, batch=self.config.batch,
-                                       slices=self.slices, indices=indices)
+                                       slices=self.slices, indices=indices, reading=self.reading)
 
     def _features(self, params, stats, split: Split, indices: Int[np.ndarray, " n"], views: int, shard
                   ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
