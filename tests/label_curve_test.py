@@ -169,6 +169,22 @@ def test_what_is_known_from_elsewhere_is_not_made_again(two_datasets, whole, tmp
                 everything | {"truth": {seed: rows[:2] for seed, rows in everything["truth"].items()}}))
 
 
+def test_an_evaluation_is_of_the_studies_that_are_there_now(two_datasets, tmp_path, monkeypatch):
+    """Not of others under the same name, as after a dataset was built anew."""
+    def evaluate(model, split, out):
+        out.mkdir(parents=True, exist_ok=True)
+        (out / "metrics.json").write_text(json.dumps({"n": len(split)}))
+
+    monkeypatch.setattr(folders.report, "evaluate", evaluate)
+    monkeypatch.setattr(folders, "load_measuring", lambda run: None)
+    split, made = data.open_split(f"{SITE}:test", two_datasets), folders.Folders(tmp_path)
+    fewer = split.subset(np.arange(2), split.name)
+    assert made.evaluated(tmp_path / "run", split)["n"] == len(split) > 2
+    assert made.evaluated(tmp_path / "run", fewer)["n"] == 2
+    monkeypatch.setattr(folders.report, "evaluate", None)                    # once is enough
+    assert made.evaluated(tmp_path / "run", fewer)["n"] == 2
+
+
 def test_cells_of_other_processes_stay(two_datasets, whole, tmp_path):
     """Of two at work in one folder, each knows what it has made or waited for; one stopped loses nothing. A file of
     other settings is written anew."""

@@ -27,6 +27,7 @@ from cardiojax.provenance import commit
 log = logging.getLogger("cardiojax")
 
 DONE = "stage.json"        # in a finished stage's folder: what it was made from, and the seconds it took
+STUDIES = "studies.txt"    # in an evaluation's: the fingerprint of those that were measured
 POLL_S = 2                 # between looks at stages that other processes are at
 Key = TypeVar("Key", bound=tuple)
 Made = TypeVar("Made")
@@ -80,14 +81,20 @@ class Folders:
             raise Busy(folder.name) from None
 
     def evaluated(self, run: Path, split: data.Split) -> dict:
-        """A run on a split: metrics.json, predictions.csv and figures in RUN/evaluations; made once."""
-        folder = run / "evaluations" / folder_name(split.name)
-        if not (folder / "metrics.json").exists():
+        """A run on a split: metrics.json, predictions.csv and figures in RUN/evaluations; once for these studies."""
+        folder, studies = run / "evaluations" / folder_name(split.name), fingerprint(split)
+
+        def there() -> bool:
+            of = folder / STUDIES                          # evaluations of before lack it
+            return (folder / "metrics.json").exists() and (not of.exists() or of.read_text() == studies)
+
+        if not there():
             if not self.make:
                 raise NotMade(f"{run.name} on {split.name}")
             with self.locked(folder):
-                if not (folder / "metrics.json").exists():
+                if not there():
                     report.evaluate(load_measuring(run), split, folder)
+                    write_text(folder / STUDIES, studies)
         return json.loads((folder / "metrics.json").read_text())
 
 
