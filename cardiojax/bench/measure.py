@@ -14,10 +14,14 @@ from cardiojax.bench import serve
 from cardiojax.bench.workloads import Spec
 from cardiojax.errors import InputError
 
-# dense FLOP/s by device and type; float32 runs on TF32 units by JAX's default
-PEAKS = {"NVIDIA H100 80GB HBM3": {"bfloat16": 989e12, "float32": 495e12},
-         "NVIDIA H200": {"bfloat16": 989e12, "float32": 495e12},
-         "NVIDIA A100-SXM4-80GB": {"bfloat16": 312e12, "float32": 156e12}}
+# dense FLOP/s by device and type, as their makers say; by JAX's default float32 runs on a GPU's TF32 units and on a
+# TPU's bfloat16 ones
+HOPPER, AMPERE = {"bfloat16": 989e12, "float32": 495e12}, {"bfloat16": 312e12, "float32": 156e12}
+PEAKS = {"NVIDIA H100 80GB HBM3": HOPPER, "NVIDIA H200": HOPPER, "NVIDIA GH200 480GB": HOPPER,
+         **dict.fromkeys(("NVIDIA A100-SXM4-80GB", "NVIDIA A100-SXM4-40GB", "NVIDIA A100 80GB PCIe",
+                          "NVIDIA A100-PCIE-40GB"), AMPERE),
+         **{chip: dict.fromkeys(("bfloat16", "float32"), peak) for chip, peak in (
+             ("TPU v4", 275e12), ("TPU v5 lite", 197e12), ("TPU v5", 459e12), ("TPU v6 lite", 918e12))}}
 
 
 @dataclasses.dataclass

@@ -64,9 +64,10 @@ class FewAnnotated(LabelArms):
             HYBRID_RSO: f"the mean of {CONTOURS} and {RSO}: what of {HYBRID} is not pretraining"}
 
     def updates(self, arm: str) -> int:
-        if arm == CONTOURS:
-            return self.config.contours.steps
-        return self.config.pretraining_steps + self.config.finetuning_steps
+        """Of the networks that an arm consists of."""
+        of_sfera = self.config.pretraining_steps + self.config.finetuning_steps
+        return {CONTOURS: self.config.contours.steps, HYBRID: self.config.contours.steps + of_sfera,
+                HYBRID_RSO: self.config.contours.steps + of_sfera}.get(arm, of_sfera)
 
     def cells(self) -> dict[Cell, Callable[[], Predictions]]:
         """Few labelled studies, with all their seeds, before many: the primary endpoint is decided first."""
