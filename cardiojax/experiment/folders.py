@@ -47,6 +47,7 @@ class Folders:
     def __init__(self, out: Path, make: bool = True):
         self.out, self.make = out.absolute(), make
         self.paths: dict[str, str] = {}          # of the stages asked for, below `out`
+        self.fingerprints: dict[int, tuple[data.Split, str]] = {}        # by id, which is a split's while it is kept
 
     def stage(self, name: str, made_from: dict, work: Callable[[Path], object], below: str = "stages",
               inside: str = "") -> Path:
@@ -68,6 +69,13 @@ class Folders:
                 jax.clear_caches()
         return folder
 
+    def studies_of(self, split: data.Split) -> str:
+        """The split's fingerprint, read once."""
+        kept, found = self.fingerprints.get(id(split), (None, ""))
+        if kept is None:
+            self.fingerprints[id(split)] = split, (found := fingerprint(split))
+        return found
+
     @contextlib.contextmanager
     def locked(self, folder: Path, wait: bool = False) -> Iterator[None]:
         """Hold the lock of `folder`, which ends with the process. Raises Busy where another process has it, unless
@@ -82,7 +90,7 @@ class Folders:
 
     def evaluated(self, run: Path, split: data.Split) -> dict:
         """A run on a split: metrics.json, predictions.csv and figures in RUN/evaluations; once for these studies."""
-        folder, studies = run / "evaluations" / folder_name(split.name), fingerprint(split)
+        folder, studies = run / "evaluations" / folder_name(split.name), self.studies_of(split)
 
         def there() -> bool:
             of = folder / STUDIES                          # evaluations of before lack it
