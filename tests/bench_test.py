@@ -45,6 +45,14 @@ def test_ratios_are_of_medians_and_the_best_of_each_side():
     assert next(sides[3].rows())["impl"] == "torch compiled"
 
 
+def test_the_share_of_input_is_what_the_step_alone_does_not_take():
+    """Ten steps of 8 images in 5 s, a step alone in 0.4 s."""
+    loop, step = Timed(workloads.Spec("loop"), [5.0, 5.0, 7.0]), Timed(workloads.Spec("train"), [0.4])
+    loop.about |= {"things": 80}
+    assert measure.input_shares([loop, step]) == {"input_share": {"float32": 0.2}}
+    assert measure.input_shares([step]) == {}
+
+
 def test_what_is_measured_is_what_was_asked_for():
     """The named studies, also on several devices; all devices where they are asked for."""
     given = {"task": "sfera", "preset": "tiny", "data": "acdc:train", "json": Path("x")}
@@ -52,6 +60,8 @@ def test_what_is_measured_is_what_was_asked_for():
     assert [(s.data, s.devices, s.batch) for s in scaling] == [("acdc:train", n, 8 * n) for n in (1, 2, 4)]
     steps = [bench_cli.specs_of(bench_cli.Bench(what="train", devices=n, **given), devices=4) for n in (1, 2, 0)]
     assert [spec.devices for spec, in steps] == [1, 2, 4]
+    loop = bench_cli.specs_of(bench_cli.Bench(what="loop", resident=True, **given), devices=1)
+    assert [(spec.what, spec.resident) for spec in loop] == [("loop", True), ("train", False)]
 
 
 @pytest.mark.parametrize("what", ["predict", "generate"])

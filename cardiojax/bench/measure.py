@@ -126,6 +126,15 @@ def measured(specs: list[Spec], rounds: int, heard) -> list[Side]:
     return sides
 
 
+def input_shares(sides: list[Side]) -> dict[str, dict[str, float]]:
+    """By type, what share of a step with its input the step alone does not take; nothing where not both were
+    measured."""
+    seconds = {(s.spec.what, s.spec.dtype): float(np.median(s.seconds)) / s.about["things"] for s in sides}
+    found = {dtype: float(f"{1 - seconds['train', dtype] / of_loop:.2g}") for (what, dtype), of_loop in seconds.items()
+             if what == "loop" and ("train", dtype) in seconds}
+    return {"input_share": found} if found else {}
+
+
 def ratios(sides: list[Side]) -> dict[str, float | None]:
     """How many times as fast as the peer's best we are: at our best, and float32 against float32."""
     def best(impl: str, dtypes: tuple[str, ...]) -> float:

@@ -17,7 +17,8 @@ from cardiojax.machine import usable_cores
 class Bench:
     """Measure throughput, time a call, FLOP/s and peak memory, each side in a process of its own, in turn, medians.
 
-    train: a training step (--task). loop: ten steps with their input, as a training takes them. generate: images of
+    train: a training step (--task). loop: ten steps with their input, as a training takes them, beside the step alone:
+    what share of the time input takes. generate: images of
     masks by a GauGAN. predict: volumes of studies by SFERA, or by contours (--task contours); --batch 1 is the latency
     of one. input: reading and batching records (--data; phantom studies in memory without). scaling: the training step
     on 1, 2, 4 … devices, the batch a device staying the same.
@@ -117,7 +118,7 @@ def write(args: Bench, sides: list):
     write_text(args.json, json.dumps({
         "device": device_name(jax.devices()[0].device_kind), "processes": jax.process_count(), "preset": args.preset,
         "data": args.data or "phantom", "rounds": args.rounds, "jax": jax.__version__, "commit": commit(),
-        "rows": rows, **measure.ratios(sides)}, indent=2))
+        "rows": rows, **measure.ratios(sides), **measure.input_shares(sides)}, indent=2))
     show([["", "impl", "dtype", "devices", "batch", "value"], *(
         [r["what"], r["impl"], r["dtype"], str(r["devices"]), str(r["batch"]), f"{r['value']:.4g} {r['unit']}"]
         for r in rows)], f"preset {args.preset}")
@@ -138,8 +139,7 @@ def shared_spec(args: Bench, devices: int):
     """What several processes measure together, on all of their devices. Raises InputError for what they do not."""
     if args.what not in ("train", "loop") or args.peer != "none" or len(args.dtypes) != 1:
         raise InputError("several processes measure train or loop, in one of --dtypes, without a --peer")
-    spec, = specs_of(dataclasses.replace(args, devices=devices), devices)
-    return spec
+    return specs_of(dataclasses.replace(args, devices=devices), devices)[0]
 
 
 def specs_of(args: Bench, devices: int) -> list:
@@ -173,6 +173,8 @@ def specs_of(args: Bench, devices: int) -> list:
             raise InputError(f"--devices {count}: {devices} are here")
     specs = [Spec(**common, **options, dtype=dtype, devices=count) for dtype in args.dtypes]
     check_batch(specs[0].config.batch, count, specs[0].unit, args.accumulate)
+    if args.what == "loop":
+        specs += [dataclasses.replace(spec, what="train", resident=False) for spec in specs]
     if args.peer == "torch":
         if args.what in ("input", "loop"):
             raise InputError(f"{args.what} is ours alone; there is no peer to measure")
