@@ -64,7 +64,7 @@ def few_annotated_rows(content: dict, page: str) -> list[str]:
 
 
 def privacy_rows(result: dict) -> list[str]:
-    real, names = result["held_out"], ("GauGAN", "GauGAN with the contour loss", "warped images")
+    real, names = result["held_out"], ("GauGAN", "GauGAN of both phases", "warped images")
     return ["| | median | 5th percentile | nearer than the nearest 5 % of real held-out images | the nearest is its "
             "own patient's |",
             f"| real images of patients held out | {real['percentile_50']:.3f} | {real['percentile_5']:.3f} | 5 % | |",

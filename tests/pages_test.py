@@ -182,6 +182,36 @@ def test_what_tpus_are_expected_to_do_is_the_files():
     assert f"large` on 64 chips: {estimates} ms" in page.replace("\n", " ")
 
 
+def test_what_people_call_and_input_are_the_files():
+    page = (ROOT / "docs" / "speed.md").read_text().replace("\n", " ")
+
+    def read(name: str) -> dict:
+        return json.loads((ROOT / "benchmarks" / "results" / f"bench_{name}.json").read_text())
+
+    ms = [next(r["value"] for r in read(f"{name}_whole")["rows"] if r["what"].endswith(" call"))
+          for name in ("generate", "predict_latency", "predict", "predict_contours")]
+    assert (f"take {ms[0] / 1000:.3f} s, predictions of one study by SFERA {ms[1]:.1f} ms, of 8 studies {ms[2]:.0f} "
+            f"ms, by contours {ms[3] / 1000:.2f} s.") in page
+    contours, gaugan, sfera = (read(f"loop_{task}")["input_share"]["float32"]
+                               for task in ("contours", "gaugan", "sfera"))
+    assert f"takes {contours / (1 - contours):.0%} longer".replace("%", " %") in page
+    assert f"and {gaugan / (1 - gaugan):.0%} for the GauGAN".replace("%", " %") in page
+    assert sfera <= 0
+
+
+def test_what_painting_both_phases_brings_is_the_file():
+    found = json.loads((ROOT / "benchmarks" / "results" / "phases_acdc.json").read_text())
+    page = (ROOT / "docs" / "synthesis.md").read_text()
+    for name, key in (("real images", "real"), ("`--phases 1`", "phases_1"), ("`--phases 2`", "phases_2")):
+        x = found[key]
+        dice = " / ".join(f"{x[f'dice_{label}']:.3f}"[1:] for label in ("LV", "myocardium", "RV"))
+        edv, esv = (f"{x[m]['rmse']:.1f} ({x[m]['bias']:+.1f})" for m in ("edv", "esv"))
+        alone = ", ".join(f"{x['sso_on_real'][m]['rmse']:.1f}" for m in ("edv", "esv", "ef")) if key != "real" else ""
+        assert (f"| {name} | {x['background_change']:.3f} | {x['slice_change']:.3f} | {dice} | {edv} | {esv} | "
+                f"{x['ef']['rmse']:.1f} | {alone} |".replace("|  |", "| |")) in page
+    assert [round(found[f"phases_{p}"]["ef"]["bias"]) for p in (1, 2)] == [2, -6]
+
+
 def test_what_contours_teach_a_generator_is_the_files():
     found = json.loads((ROOT / "benchmarks" / "results" / "gaugan_contours_loss.json").read_text())
     page = (ROOT / "docs" / "synthesis.md").read_text()
