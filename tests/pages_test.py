@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import tyro
 
-from benchmarks import speed_table
+from benchmarks import all_speeds, speed_table
 from cardiojax.cli.main import main
 
 ROOT = Path(__file__).parents[1]
@@ -88,6 +88,7 @@ def test_the_readme_is_short():
 
 
 def test_a_cpus_figures_are_the_files():
+    assert all_speeds.PAGE.read_text() == all_speeds.page(), "run: python benchmarks/all_speeds.py"
     page = (ROOT / "docs" / "speed.md").read_text()
     assert "\n".join(speed_table.lines()) in page
     for name, row in json.loads((ROOT / "benchmarks" / "results" / "starts.json").read_text())["rows"].items():
