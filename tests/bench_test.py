@@ -60,6 +60,8 @@ def test_what_is_measured_is_what_was_asked_for():
     assert [(s.data, s.devices, s.batch) for s in scaling] == [("acdc:train", n, 8 * n) for n in (1, 2, 4)]
     steps = [bench_cli.specs_of(bench_cli.Bench(what="train", devices=n, **given), devices=4) for n in (1, 2, 0)]
     assert [spec.devices for spec, in steps] == [1, 2, 4]
+    sizes = bench_cli.specs_of(bench_cli.Bench(what="predict", batch=(1, 8, 64), **given), devices=4)
+    assert [(spec.batch, spec.devices) for spec in sizes] == [(1, 1), (8, 1), (64, 1)]
     loop = bench_cli.specs_of(bench_cli.Bench(what="loop", resident=True, **given), devices=1)
     assert [(spec.what, spec.resident) for spec in loop] == [("loop", True), ("train", False)]
 
@@ -171,6 +173,7 @@ def test_bench_from_the_command_line(phantom_data, tmp_path, capsys):
     assert main([*words, "--json", str(tmp_path / "x.json")]) == 2
     assert "no contours" in capsys.readouterr().err
     for wrong in (["scaling", "--peer", "torch"], ["train", "--whole"], ["predict", "--whole", "--peer", "torch"],
+                  ["loop", "--batch", "1", "2"], ["predict", "--batch", "1", "2", "--peer", "torch"],
                   ["predict", "--devices", "2"], ["train", "--devices", "99"],
                   ["train", "--devices", "0", "--batch", "3"]):
         assert main(["bench", *wrong, "--json", str(tmp_path / "x.json")]) == 2

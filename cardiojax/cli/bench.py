@@ -18,10 +18,10 @@ class Bench:
     """Measure throughput, time a call, FLOP/s and peak memory, each side in a process of its own, in turn, medians.
 
     train: a training step (--task). loop: ten steps with their input, as a training takes them, beside the step alone:
-    what share of the time input takes. generate: images of
-    masks by a GauGAN. predict: volumes of studies by SFERA, or by contours (--task contours); --batch 1 is the latency
-    of one. input: reading and batching records (--data; phantom studies in memory without). scaling: the training step
-    on 1, 2, 4 … devices, the batch a device staying the same.
+    what share of the time input takes. generate: images of masks by a GauGAN. predict: volumes of studies by SFERA, or
+    by contours (--task contours); --batch 1 is the latency of one, --batch 1 8 64 that of each. input: reading and
+    batching records (--data; phantom studies in memory without). scaling: the training step on 1, 2, 4 … devices, the
+    batch a device staying the same.
     Run it on a quiet machine.
 
     train and loop also on all devices of several hosts: the same command on each, as for `train` (`srun cardiojax bench
@@ -32,8 +32,8 @@ class Bench:
     task: Literal["gaugan", "sfera", "contours"] = "gaugan"
     """The network, for train, loop, predict, input and scaling."""
     preset: Literal["paper", "large", "small", "tiny"] = "small"
-    batch: int = 0
-    """Over all devices (for scaling: on each); 0 is the preset's."""
+    batch: tuple[int, ...] = (0,)
+    """Over all devices (for scaling: on each); 0 is the preset's. Of several each is a side, without a --peer."""
     devices: int = 1
     """Of train and loop: how many of this process's devices take a step; 0: all. Several hosts take all they have."""
     dtypes: tuple[Literal["float32", "bfloat16"], ...] = ("float32",)
@@ -83,7 +83,7 @@ def main(argv: list[str]) -> int:
     from cardiojax.bench import measure
     from cardiojax.train.hosts import join
 
-    if args.rounds < 1 or args.batch < 0 or args.devices < 0:
+    if args.rounds < 1 or min(args.batch, default=-1) < 0 or args.devices < 0:
         raise InputError("--rounds is 1 or more, --batch and --devices 0 or more")
     join(args.coordinator, args.processes, args.process)
     if jax.process_count() > 1:
@@ -100,7 +100,8 @@ def said(side):
     import jax
 
     if jax.process_index() == 0:
-        print(f"{side.spec.name}{f', {side.spec.devices} devices' if side.spec.devices > 1 else ''}: "
+        print(f"{side.spec.name}, batch {side.spec.config.batch}"
+              f"{f', {side.spec.devices} devices' if side.spec.devices > 1 else ''}: "
               f"{1000 * side.seconds[-1]:.4g} ms", flush=True)
 
 
@@ -137,8 +138,8 @@ def device_name(kind: str) -> str:
 
 def shared_spec(args: Bench, devices: int):
     """What several processes measure together, on all of their devices. Raises InputError for what they do not."""
-    if args.what not in ("train", "loop") or args.peer != "none" or len(args.dtypes) != 1:
-        raise InputError("several processes measure train or loop, in one of --dtypes, without a --peer")
+    if args.what not in ("train", "loop") or args.peer != "none" or len(args.dtypes) * len(args.batch) != 1:
+        raise InputError("several processes measure train or loop, in one of --dtypes and --batch, without a --peer")
     return specs_of(dataclasses.replace(args, devices=devices), devices)[0]
 
 
@@ -159,11 +160,13 @@ def specs_of(args: Bench, devices: int) -> list:
     if args.what == "scaling":
         if args.peer != "none":
             raise InputError("scaling is ours alone; there is no peer to measure")
-        base = Spec("train", args.task, args.preset, args.batch, data=args.data, data_dir=str(args.data_dir), **options)
         counts = [n for n in (2**i for i in range(10)) if n <= devices]
-        return [dataclasses.replace(base, dtype=d, devices=n, batch=n * base.config.batch)
-                for d in args.dtypes for n in counts]
-    common = {"what": args.what, "task": args.task, "preset": args.preset, "batch": args.batch, "data": args.data,
+        bases = [Spec("train", args.task, args.preset, batch, dtype=dtype, data=args.data,
+                      data_dir=str(args.data_dir), **options) for dtype in args.dtypes for batch in args.batch]
+        return [dataclasses.replace(base, devices=n, batch=n * base.config.batch) for base in bases for n in counts]
+    if len(args.batch) > 1 and (args.peer != "none" or args.what == "loop"):
+        raise InputError("several sizes of --batch are measured without a --peer, and not of loop")
+    common = {"what": args.what, "task": args.task, "preset": args.preset, "data": args.data,
               "data_dir": str(args.data_dir)}
     count = args.devices or devices
     if count > 1:
@@ -171,13 +174,16 @@ def specs_of(args: Bench, devices: int) -> list:
             raise InputError("--devices is for train and loop, without a --peer")
         if count > devices:
             raise InputError(f"--devices {count}: {devices} are here")
-    specs = [Spec(**common, **options, dtype=dtype, devices=count) for dtype in args.dtypes]
-    check_batch(specs[0].config.batch, count, specs[0].unit, args.accumulate)
+    specs = [Spec(**common, **options, dtype=dtype, devices=count, batch=batch)
+             for dtype in args.dtypes for batch in args.batch]
+    for spec in specs:
+        check_batch(spec.config.batch, count, spec.unit, args.accumulate)
     if args.what == "loop":
         specs += [dataclasses.replace(spec, what="train", resident=False) for spec in specs]
     if args.peer == "torch":
         if args.what in ("input", "loop"):
             raise InputError(f"{args.what} is ours alone; there is no peer to measure")
-        specs += [Spec(**common, impl="torch", dtype=dtype, compiled=compiled) for dtype in ("float32", "bfloat16")
+        specs += [Spec(**common, impl="torch", dtype=dtype, compiled=compiled, batch=batch) for batch in args.batch
+                  for dtype in ("float32", "bfloat16")
                   for compiled in ((False, True) if args.compile_peer else (False,))]
     return specs
