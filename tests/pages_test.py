@@ -193,6 +193,9 @@ def test_what_people_call_and_input_are_the_files():
           for name in ("generate", "predict_latency", "predict", "predict_contours")]
     assert (f"take {ms[0] / 1000:.3f} s, predictions of one study by SFERA {ms[1]:.1f} ms, of 8 studies {ms[2]:.0f} "
             f"ms, by contours {ms[3] / 1000:.2f} s.") in page
+    sizes = [f"{r['value']:.3g}" if r["value"] >= 100 else f"{r['value']:.1f}" for r in read("predict_sizes")["rows"]
+             if r["what"].endswith(" call")]
+    assert ("takes {} ms for one study, {} for 2, {} for 4, {} for 8, {} for 16 and {} for 32".format(*sizes)) in page
     contours, gaugan, sfera = (read(f"loop_{task}")["input_share"]["float32"]
                                for task in ("contours", "gaugan", "sfera"))
     assert f"takes {contours / (1 - contours):.0%} longer".replace("%", " %") in page
