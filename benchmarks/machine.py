@@ -157,13 +157,18 @@ def alone(folder: Path, side: str):
     """While it lasts the other sides' processes stand still."""
     with (folder / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        others = [int(file.read_text()) for file in folder.glob("*.pid") if file.stem != side]
+        others = sides_in(folder, but=side)
         _signal(others, signal.SIGSTOP)
         try:
             time.sleep(0.2)                             # what they have sent to the GPU ends
             yield
         finally:
             _signal(others, signal.SIGCONT)
+
+
+def sides_in(folder: Path, but: str = "") -> list[int]:
+    """The process groups of the sides that are at work."""
+    return [int(file.read_text()) for file in folder.glob("*.pid") if file.stem != but]
 
 
 def _signal(groups: list[int], number: signal.Signals):
@@ -219,7 +224,6 @@ def main():
     for file in args.out.glob("*.pid"):                 # of a run that was cut off: the numbers are others' by now
         file.unlink()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-    children = []
     from cardiojax.cli.main import with_our_flags
     from cardiojax.files import write_text
     of_out = hashlib.sha256(str(args.out.resolve()).encode()).hexdigest()[:8]
@@ -233,7 +237,6 @@ def main():
         words = [*sys.argv[1:], *cold, "--side", side, "--until", str(until)]
         child = subprocess.Popen([sys.executable, __file__, *words], env={**os.environ, **settings},
                                  start_new_session=True)
-        children.append(child.pid)
         (args.out / f"{side}.pid").write_text(str(child.pid))
         return side, child, until
 
@@ -243,7 +246,7 @@ def main():
         except subprocess.TimeoutExpired:               # with its compilers: what they hold would keep a pipe open
             say(f"{side} was not done in time")
             _signal([child.pid], signal.SIGKILL)
-            _signal([int(file.read_text()) for file in args.out.glob("*.pid")], signal.SIGCONT)
+            _signal(sides_in(args.out), signal.SIGCONT)
         (args.out / f"{side}.pid").unlink()
         write_text(args.out / "summary.json", json.dumps(summary(args.out, args.preset), indent=1))
 
@@ -255,7 +258,7 @@ def main():
         if peer:
             ended(*peer)
     finally:
-        _signal(children, signal.SIGKILL)               # they have sessions of their own, and would outlive this one
+        _signal(sides_in(args.out), signal.SIGKILL)     # they have sessions of their own, and would outlive this one
     print((args.out / "summary.json").read_text())
 
 

@@ -65,6 +65,10 @@ class Side:
         self.peak_memory_bytes = self.heard()
         self.child.wait()
 
+    def kill(self):
+        """Where the others could not be measured."""
+        self.child.kill()
+
     def rows(self) -> Iterator[dict]:
         what = f"{self.spec.what} {self.spec.network}" + (", whole" if self.spec.whole else "")
         median, things = float(np.median(self.seconds)), self.about["things"]
@@ -93,6 +97,9 @@ class Here(Side):
     def end(self):
         self.peak_memory_bytes = serve.peak_memory_bytes(self.spec)
 
+    def kill(self):
+        pass
+
 
 def share_of_peak(flops: float | None, seconds: float, spec: Spec, device: str) -> float | None:
     """Of what the device's matrix units can do in the spec's type; None where their speed is not known."""
@@ -100,19 +107,9 @@ def share_of_peak(flops: float | None, seconds: float, spec: Spec, device: str) 
     return flops / seconds / (peak * spec.devices) if peak and flops else None
 
 
-def measured_here(spec: Spec, rounds: int, heard) -> list[Side]:
-    """The one side of a measurement that several processes make together."""
-    side = Here(spec)
-    for _ in range(rounds):
-        side.turn()
-        heard(side)
-    side.end()
-    return [side]
-
-
-def measured(specs: list[Spec], rounds: int, heard) -> list[Side]:
+def measured(specs: list[Spec], rounds: int, heard, side_of: type[Side] = Side) -> list[Side]:
     """Each side once a round, in turn; `heard(side)` after each. Raises InputError where a side cannot run."""
-    sides = [Side(spec) for spec in specs]
+    sides = [side_of(spec) for spec in specs]
     try:
         for _ in range(rounds):
             for side in sides:
@@ -122,7 +119,7 @@ def measured(specs: list[Spec], rounds: int, heard) -> list[Side]:
             side.end()
     finally:
         for side in sides:
-            side.child.kill()
+            side.kill()
     return sides
 
 

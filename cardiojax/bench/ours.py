@@ -74,10 +74,9 @@ def _stepping(spec: Spec) -> tuple[Callable, Iterator, Callable, float]:
     with on_host():
         state = task.init(jax.random.key(0))
     place, key = parallel.place_batch, jax.random.key(1)
-    whole = next(task.batches(0, devices=spec.devices))
-    of_step = spec.devices * flops(parallel.traced(state, whole).jaxpr, platform_of(parallel.devices[0]))
     own = {"process": jax.process_index(), "processes": jax.process_count(), "devices": spec.devices}
     batches = task.batches(0, **own)
+    of_step = spec.devices * flops(parallel.traced(state, next(batches)).jaxpr, platform_of(parallel.devices[0]))
     if spec.resident:
         resident.check(task, parallel.local_devices[0])
         on_devices = resident.Resident(task, parallel)

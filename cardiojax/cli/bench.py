@@ -87,9 +87,10 @@ def main(argv: list[str]) -> int:
         raise InputError("--rounds is 1 or more, --batch and --devices 0 or more")
     join(args.coordinator, args.processes, args.process)
     if jax.process_count() > 1:
-        sides = measure.measured_here(shared_spec(args, len(jax.devices())), args.rounds, said)
+        specs, side_of = [shared_spec(args, len(jax.devices()))], measure.Here
     else:
-        sides = measure.measured(specs_of(args, len(jax.devices())), args.rounds, said)
+        specs, side_of = specs_of(args, len(jax.devices())), measure.Side
+    sides = measure.measured(specs, args.rounds, said, side_of)
     if jax.process_index() == 0:
         write(args, sides)
     return 0
@@ -143,37 +144,43 @@ def shared_spec(args: Bench, devices: int):
     return specs_of(dataclasses.replace(args, devices=devices), devices)[0]
 
 
+def refuse(args: Bench, count: int, devices: int):
+    """Raises InputError for what is not measured. count: of the devices that are here, those that take a step."""
+    if args.resident and (args.what, args.task) != ("loop", "sfera"):
+        raise InputError("--resident is for `bench loop --task sfera`")
+    if args.whole and args.what not in ("generate", "predict"):
+        raise InputError("--whole is for generate and predict")
+    if len(args.batch) > 1 and args.what == "loop":
+        raise InputError("loop is measured with one --batch")
+    if count > 1 and args.what not in ("train", "loop"):
+        raise InputError("--devices is for train and loop")
+    if count > devices:
+        raise InputError(f"--devices {count}: {devices} are here")
+    if args.peer != "none" and (args.what in ("input", "loop", "scaling") or args.whole or count > 1
+                                or len(args.batch) > 1):
+        raise InputError("a --peer is measured beside train, generate and predict, with one --batch on one device, "
+                         "without --whole")
+    if (args.task, args.preset) == ("contours", "paper"):
+        raise InputError("the paper has no contours; --preset large, small and tiny have")
+
+
 def specs_of(args: Bench, devices: int) -> list:
     """The sides of a measurement. Raises InputError for what is not measured so."""
     from cardiojax.bench.workloads import Spec
     from cardiojax.train.parallel import check_batch
 
-    if args.resident and (args.what, args.task) != ("loop", "sfera"):
-        raise InputError("--resident is for `bench loop --task sfera`")
-    if args.whole and (args.what not in ("generate", "predict") or args.peer != "none"):
-        raise InputError("--whole is for generate and predict, without a --peer")
-    if (args.task, args.preset) == ("contours", "paper"):
-        raise InputError("the paper has no contours; --preset large, small and tiny have")
+    count = args.devices or devices
+    refuse(args, 1 if args.what == "scaling" else count, devices)
     options = {"parallel": args.parallel, "accumulate": args.accumulate, "remat": args.remat, "spade": args.spade,
                "workers": args.workers, "keep_gib": args.keep_gib, "resident": args.resident,
                "whole": args.whole}
     if args.what == "scaling":
-        if args.peer != "none":
-            raise InputError("scaling is ours alone; there is no peer to measure")
         counts = [n for n in (2**i for i in range(10)) if n <= devices]
         bases = [Spec("train", args.task, args.preset, batch, dtype=dtype, data=args.data,
                       data_dir=str(args.data_dir), **options) for dtype in args.dtypes for batch in args.batch]
         return [dataclasses.replace(base, devices=n, batch=n * base.config.batch) for base in bases for n in counts]
-    if len(args.batch) > 1 and (args.peer != "none" or args.what == "loop"):
-        raise InputError("several sizes of --batch are measured without a --peer, and not of loop")
     common = {"what": args.what, "task": args.task, "preset": args.preset, "data": args.data,
               "data_dir": str(args.data_dir)}
-    count = args.devices or devices
-    if count > 1:
-        if args.what not in ("train", "loop") or args.peer != "none":
-            raise InputError("--devices is for train and loop, without a --peer")
-        if count > devices:
-            raise InputError(f"--devices {count}: {devices} are here")
     specs = [Spec(**common, **options, dtype=dtype, devices=count, batch=batch)
              for dtype in args.dtypes for batch in args.batch]
     for spec in specs:
@@ -181,8 +188,6 @@ def specs_of(args: Bench, devices: int) -> list:
     if args.what == "loop":
         specs += [dataclasses.replace(spec, what="train", resident=False) for spec in specs]
     if args.peer == "torch":
-        if args.what in ("input", "loop"):
-            raise InputError(f"{args.what} is ours alone; there is no peer to measure")
         specs += [Spec(**common, impl="torch", dtype=dtype, compiled=compiled, batch=batch) for batch in args.batch
                   for dtype in ("float32", "bfloat16")
                   for compiled in ((False, True) if args.compile_peer else (False,))]

@@ -36,10 +36,11 @@ def evaluate(model: MeasuringModel, split: Split, out: Path, process: int = 0, p
     studies = measured(model, split, out, process, processes)
     if studies is None:
         return None
+    volumes_ml = [np.array([s[of] for s in studies]) for of in ("predicted_ml", "truth_ml")]
     accumulator = Accumulator(model.mean_predictor)
-    accumulator.add(*(np.array([s[of] for s in studies]) for of in ("predicted_ml", "truth_ml")))
+    accumulator.add(*volumes_ml)
     rows, masks = [s["row"] for s in studies], [s["masks"] for s in studies if s["masks"]]
-    predicted, truth = (with_ef(np.concatenate(v)) for v in (accumulator.predicted, accumulator.truth))
+    predicted, truth = map(with_ef, volumes_ml)
     groups = statistics.subgroups(truth[:, 2], split.n_slices, split.slice_spacing_mm)
     result = {**accumulator.result(), "ef_classes": statistics.ef_classes(predicted[:, 2], truth[:, 2]),
               "subgroups": {group: {"n": int(which.sum()), **{

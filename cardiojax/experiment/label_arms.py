@@ -14,7 +14,7 @@ from cardiojax.data import Split
 from cardiojax.evaluate.metrics import with_ef
 from cardiojax.experiment.comparison import Predictions, predictions
 from cardiojax.experiment.config import LabelCurveConfig
-from cardiojax.experiment.folders import Folders, fingerprint
+from cardiojax.experiment.folders import Folders
 from cardiojax.train import sfera
 
 RSO, RSO_PAPER, HYBRID = "RSO", "RSO-paper", "hybrid"
@@ -77,14 +77,12 @@ class LabelArms(Folders, abc.ABC):
         chosen = np.random.default_rng(seed).permutation(len(whole))[:count]
         return whole.subset(chosen, f"{whole.name}, {count} of {len(whole)} by seed {seed}")
 
-    @functools.cache                                         # noqa: B019
     def digests(self, count: int, seed: int) -> list[str]:
         """Of all studies that an arm is given."""
-        return [fingerprint(self.labelled(count, seed)), *self.held_out(seed)]
+        return [self.studies_of(self.labelled(count, seed)), *self.held_out(seed)]
 
-    @functools.cache                                         # noqa: B019
     def held_out(self, seed: int) -> list[str]:
-        return [fingerprint(self.splits[seed][split]) for split in ("validation", "test")]
+        return [self.studies_of(self.splits[seed][split]) for split in ("validation", "test")]
 
     def mean(self, cells: dict[Cell, Callable[[], Predictions]], arms: tuple[str, str], count: int, seed: int
              ) -> Predictions:

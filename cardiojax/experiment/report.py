@@ -29,7 +29,7 @@ def write(out: Path, result: dict, splits: Mapping[str, Split], cohorts: Mapping
     checklist = claim.facts(
         goal="whether pretraining on synthetic studies makes volumes better; exploratory but for the primary endpoint",
         datasets=list(datasets), sfera=settings["config"]["sfera"], others={"GauGAN": settings["config"]["gaugan"]},
-        seeds=words.finished((len(seeds) for found in datasets.values() for seeds in found.values()),
+        seeds=words.finished([len(seeds) for found in datasets.values() for seeds in found.values()],
                              settings["config"]["seeds"]), drawn="studies and seeds", ensembles="",
         partitions="train, validation and test as the records have them, by the patients that each dataset names",
         tested=", ".join(f"{n['test']} test studies of {d}" for d, n in sizes.items()), commit=settings["commit"])

@@ -1,6 +1,6 @@
 """An experiment's results in words, from its statistics alone."""
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 
 from cardiojax.experiment.comparison import BASELINE, LONG, PRETRAINED, WARPED
 
@@ -8,9 +8,9 @@ SAID = {"better": "helped", "worse": "harmed", "not decided": "neither helped no
 SHOWN = {"better": "is shown to help", "worse": "is shown to harm", "not decided": "is not shown to matter"}
 
 
-def finished(counts: Iterable[int], wanted: int) -> str:
+def finished(counts: Sequence[int], wanted: int) -> str:
     """How many seeds there are of those wanted, of each training: "2 of 3 seeds", "1 to 3 of 3 seeds"."""
-    low, high = min(counts := list(counts)), max(counts)
+    low, high = min(counts), max(counts)
     return f"{low if low == high else f'{low} to {high}'} of {wanted} seed{'s' if wanted > 1 else ''}"
 
 

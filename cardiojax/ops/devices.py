@@ -2,6 +2,7 @@
 
 import collections
 import contextlib
+import itertools
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
@@ -21,13 +22,8 @@ def accelerators() -> list[Any]:
 
 def fetched(arrays: Iterable[jax.Array]) -> Iterator[np.ndarray]:
     """Each on the host, while the device computes the next."""
-    before = None
-    for array in arrays:
-        if before is not None:
-            yield np.asarray(before)
-        before = array
-    if before is not None:
-        yield np.asarray(before)
+    for array, _ in itertools.pairwise(itertools.chain(arrays, [None])):
+        yield np.asarray(array)
 
 
 def by_turns(work: Callable[[int, Item], Result], items: Iterable[Item], count: int) -> Iterator[Result]:

@@ -35,7 +35,7 @@ class Cost:
 
 
 def cost(parallel: Parallel, state: Any, arrays: Any) -> Cost:
-    """Compiles the step for `parallel`'s devices. state: shapes. arrays: a whole batch."""
+    """Compiles the step for `parallel`'s devices. state: shapes. arrays: a batch as one process brings it."""
     traced, start_time = parallel.traced(state, arrays), time.monotonic()
     compiled = traced.lower().compile()
     compile_s, memory = time.monotonic() - start_time, compiled.memory_analysis()
@@ -56,15 +56,15 @@ def log_cost(task: Any, options: StepOptions, batch: int, unit: str):
     devices = topology_devices(options.topology) if options.topology else jax.devices()
     check_batch(batch, len(devices), unit, options.accumulate)
     state = jax.eval_shape(task.init, jax.random.key(0))
-    arrays = next(task.batches(0, devices=len(devices)))
-    for size in {len(x) for x in jax.tree.leaves(arrays)} - {batch}:
+    arrays = next(task.batches(0, jax.process_index(), jax.process_count(), len(devices)))
+    for size in {len(x) * jax.process_count() for x in jax.tree.leaves(arrays)} - {batch}:
         check_batch(size, len(devices), "stacks", options.accumulate)
     found = cost(Parallel(task, options.parallel, devices), state, arrays)
     shapes = ", ".join(f"{np.shape(x)} {x.dtype}" for x in jax.tree.leaves(arrays))
     sizes = {k: sum(x.size for x in jax.tree.leaves(v)) for k, v in vars(state).items()}
     log.info("a step: %d %s on %d × %s, compiled in %.0f s", batch, unit, len(devices), devices[0].device_kind,
              found.compile_s)
-    log.info("a batch: %s", shapes)
+    log.info("each process brings %s", shapes)
     log.info("numbers in the state: %s", ", ".join(f"{k} {n:,}" for k, n in sizes.items() if n > 1))
     if found.arguments_gib:
         log.info("a device: %.3g GFLOP, %.3g GB read and written, %.2f GiB of arguments, %.2f GiB of temporaries",

@@ -166,14 +166,12 @@ class Parallel:
         return jax.tree.map(lambda x: jax.ShapeDtypeStruct(np.shape(x), x.dtype, sharding=self.replicated), state)
 
     def traced(self, state: Any, batch: Any) -> jax.stages.Traced:
-        """The step on a whole batch, from shapes alone; with several devices, what each of them does. By jit: a pmap
-        does the same, and JAX does not let it be traced."""
-        def abstract(tree, sharding):
-            return jax.tree.map(lambda x: jax.ShapeDtypeStruct(np.shape(x), x.dtype, sharding=sharding), tree)
-
+        """The step, from shapes alone; with several devices, what each of them does. batch: as one process brings it.
+        By jit: a pmap does the same, and JAX does not let it be traced."""
+        batch = jax.tree.map(lambda x: jax.ShapeDtypeStruct(
+            (len(x) * jax.process_count(), *x.shape[1:]), x.dtype, sharding=self.sharded), batch)
         step = on_devices(self.of_task, "jit", tuple(self.devices))
-        return step.trace(self.abstract(state), abstract(batch, self.sharded), jax.random.key(0),
-                          abstract(self.constants_on_host, self.replicated))
+        return step.trace(self.abstract(state), batch, jax.random.key(0), self.abstract(self.constants_on_host))
 
     def lowered(self, state: Any, batch: Any, platform: str | None = None) -> jax.stages.Lowered:
         """The same, lowered for these devices, or as for a `platform` ("cuda", "tpu") that is not here."""
